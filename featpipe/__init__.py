@@ -1,0 +1,40 @@
+"""featpipe: from images to scored encoding models of visual cortex.
+
+``featpipe extract`` writes the embeddings of a network's layers to a cache; scikit-learn estimators read
+them by stimulus id; ``featpipe fit`` runs a recipe. Names below are imported on first use, so that a
+script pays only for what it touches; none of them needs torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "CachedFeatures": "featpipe.features",
+    "LayerBlocks": "featpipe.blocks",
+    "LayerScaler": "featpipe.encoding",
+    "RidgeEncoder": "featpipe.encoding",
+    "StimulusSet": "featpipe.stimuli",
+    "evaluate": "featpipe.model_selection",
+}
+__all__ = ["CachedFeatures", "LayerBlocks", "LayerScaler", "RidgeEncoder", "StimulusSet", "evaluate"]
+
+if TYPE_CHECKING:
+    from featpipe.blocks import LayerBlocks
+    from featpipe.encoding import LayerScaler, RidgeEncoder
+    from featpipe.features import CachedFeatures
+    from featpipe.model_selection import evaluate
+    from featpipe.stimuli import StimulusSet
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'featpipe' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,100 @@
+"""Layers side by side, with their channels still in place: what lies between the first two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from featpipe.errors import RequestError
+
+
+class LayerBlocks:
+    """The rows of some stimuli in several layers, read when asked for.
+
+    Presents one sample axis, ``len(blocks) == n_stimuli``. Selecting rows selects ids and reads nothing.
+
+    Parameters
+    ----------
+    ids : sequence of str, length n_stimuli
+    names : sequence of str, length n_layers
+        Layer labels.
+    shapes : sequence of tuple of int
+        Shape of one row per layer, channels first where a layer has channels.
+    dims : sequence of tuple of str
+        Name of each axis of a row per layer, such as ``("channel", "height", "width")``.
+    digests : sequence of str
+        Digest of each layer's `FeatureSpec`, for whoever keeps statistics per (features, stimuli).
+    read : callable (layer position, ids) -> ndarray of shape (len(ids), *shape), float32
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str] | np.ndarray,
+        *,
+        names: Sequence[str],
+        shapes: Sequence[tuple[int, ...]],
+        dims: Sequence[tuple[str, ...]],
+        digests: Sequence[str],
+        read: Callable[[int, np.ndarray], np.ndarray],
+    ) -> None:
+        self.ids = np.asarray(ids)
+        self.names = tuple(names)
+        self.shapes = tuple(tuple(shape) for shape in shapes)
+        self.dims = tuple(tuple(axes) for axes in dims)
+        self.digests = tuple(digests)
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_stimuli, n_features) of `to_matrix`."""
+        return len(self), sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of features per layer."""
+        return tuple(int(np.prod(shape, dtype=np.int64)) for shape in self.shapes)
+
+    @property
+    def slices(self) -> dict[str, slice]:
+        """The columns of `to_matrix` that each layer takes."""
+        stops = np.cumsum(self.widths)
+        return {
+            name: slice(int(stop) - width, int(stop))
+            for name, width, stop in zip(self.names, self.widths, stops, strict=True)
+        }
+
+    def __getitem__(self, rows: Any) -> LayerBlocks:
+        """Select stimuli by integers, booleans or a slice; a tuple's first entry selects."""
+        rows = rows[0] if isinstance(rows, tuple) else rows
+        ids = np.atleast_1d(self.ids[rows])
+        return LayerBlocks(
+            ids, names=self.names, shapes=self.shapes, dims=self.dims, digests=self.digests, read=self._read
+        )
+
+    def block(self, layer: str | int) -> np.ndarray:
+        """Read one layer: ndarray of shape (n_stimuli, *shape), float32."""
+        if isinstance(layer, str):
+            if layer not in self.names:
+                raise RequestError(f"There is no layer {layer!r} here, only {', '.join(self.names)}.")
+            layer = self.names.index(layer)
+        return self._read(layer, self.ids)
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, ndarray of shape (n_stimuli, *shape)) one layer at a time."""
+        return ((name, self.block(position)) for position, name in enumerate(self.names))
+
+    def to_matrix(self) -> np.ndarray:
+        """Return all layers flattened and side by side: ndarray of shape (n_stimuli, n_features)."""
+        matrix = np.empty(self.shape, dtype=np.float32)
+        for position, columns in enumerate(self.slices.values()):
+            matrix[:, columns] = self.block(position).reshape(len(self), -1)
+        return matrix
+
+    def __repr__(self) -> str:
+        layers = ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
+        return f"LayerBlocks({len(self)} stimuli; {layers})"

@@ -1,0 +1,139 @@
+"""What was worked out before about files that have not changed since: a per-user table, never in a cache.
+
+Hashing weights and tens of thousands of images again is what would make a run with nothing to do slow. A
+file is known by path, device, inode, size and both its times; one that changed within two seconds of
+being looked at is never remembered, because a second change in the same tick could not be seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from featpipe.spec import canonical_json
+
+_SETTLED_SECONDS = 2.0
+_CHUNK = 1 << 20
+
+
+def table_path() -> Path:
+    """Return where the table lies: the user's cache folder, as the platform has it."""
+    return platformdirs.user_cache_path("featpipe") / "remembered.sqlite"
+
+
+def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what identifies the present content of a file without reading it."""
+    real = os.path.realpath(path)
+    stat = os.stat(real)
+    return {
+        "path": real,
+        "device": stat.st_dev,
+        "inode": stat.st_ino,
+        "size": stat.st_size,
+        "mtime_ns": str(stat.st_mtime_ns),  # beyond the integers of canonical JSON
+        "ctime_ns": str(stat.st_ctime_ns),
+    }
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def remembered(
+    question: str,
+    files: Sequence[str | os.PathLike[str]],
+    work_out: Callable[[], str],
+    *,
+    details: Any = None,
+    rehash: bool = False,
+) -> str:
+    """Return the answer to a question about some files, worked out anew only if one of them changed.
+
+    Parameters
+    ----------
+    question : str
+        What is asked, such as ``"file-sha256"``.
+    files : sequence of path
+        The files that the answer depends on.
+    work_out : callable
+        Returns the answer as text.
+    details : JSON value, optional
+        Whatever else the answer depends on.
+    rehash : bool
+        Ignore what is remembered; the new answer is remembered all the same.
+    """
+    return remembered_many(question, [(files, details)], lambda _: work_out(), rehash=rehash)[0]
+
+
+def remembered_many(
+    question: str,
+    items: Iterable[tuple[Sequence[str | os.PathLike[str]], Any]],
+    work_out: Callable[[int], str],
+    *,
+    rehash: bool = False,
+) -> list[str]:
+    """Return the answers for many (files, details) items with one look into the table.
+
+    ``work_out`` gets the position of an item. See `remembered`.
+    """
+    entries = [_entry(question, files, details) for files, details in items]
+    with closing(_connect()) as table:
+        known = {} if rehash else _look_up(table, [key for key, _ in entries])
+        answers: list[str] = []
+        fresh: list[tuple[str, str]] = []
+        for position, (key, settled) in enumerate(entries):
+            answer = known.get(key)
+            if answer is None:
+                answer = work_out(position)
+                if settled:
+                    fresh.append((key, answer))
+            answers.append(answer)
+        with table:
+            table.executemany("INSERT OR REPLACE INTO remembered VALUES (?, ?)", fresh)
+    return answers
+
+
+def _entry(question: str, files: Sequence[str | os.PathLike[str]], details: Any) -> tuple[str, bool]:
+    identities = [file_identity(path) for path in files]
+    newest = max((int(i[t]) for i in identities for t in ("mtime_ns", "ctime_ns")), default=0)
+    settled = time.time_ns() - newest > _SETTLED_SECONDS * 1e9
+    text = canonical_json([question, identities, details])
+    return hashlib.sha256(text).hexdigest(), settled
+
+
+def _connect() -> sqlite3.Connection:
+    """Open the table; where it cannot be written, as on a read-only home, one in memory."""
+    path = table_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table = sqlite3.connect(path, timeout=30)
+        table.execute("PRAGMA journal_mode=WAL")
+        table.execute(
+            "CREATE TABLE IF NOT EXISTS remembered (key TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"
+        )
+    except (OSError, sqlite3.Error):
+        table = sqlite3.connect(":memory:")
+        table.execute("CREATE TABLE remembered (key TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID")
+    return table
+
+
+def _look_up(table: sqlite3.Connection, keys: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for start in range(0, len(keys), 500):  # below SQLite's limit of variables
+        part = keys[start : start + 500]
+        marks = ",".join("?" * len(part))
+        found.update(table.execute(f"SELECT key, answer FROM remembered WHERE key IN ({marks})", part))
+    return found
