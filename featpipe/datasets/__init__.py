@@ -1,0 +1,24 @@
+"""Recordings to predict: one frozen `Dataset`, whatever they were read from."""
+
+from __future__ import annotations
+
+from featpipe.datasets._dataset import Dataset
+from featpipe.datasets._load import KINDS, is_data, load_dataset, load_stimuli, parse_data
+from featpipe.datasets._regions import REGIONS, default_masks, group_masks, region_order
+from featpipe.datasets._synthetic import colour_fields, make_synthetic_subject, simulate_responses
+
+__all__ = [
+    "KINDS",
+    "REGIONS",
+    "Dataset",
+    "colour_fields",
+    "default_masks",
+    "group_masks",
+    "is_data",
+    "load_dataset",
+    "load_stimuli",
+    "make_synthetic_subject",
+    "parse_data",
+    "region_order",
+    "simulate_responses",
+]

@@ -1,0 +1,79 @@
+"""``DATA`` as written on the command line: ``KIND:PLACE``."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from featpipe.datasets._algonauts2023 import load_algonauts2023, load_algonauts2023_stimuli
+from featpipe.datasets._dataset import Dataset
+from featpipe.datasets._synthetic import load_synthetic, load_synthetic_stimuli
+from featpipe.datasets._table import load_table, load_table_stimuli
+from featpipe.errors import DatasetError
+from featpipe.stimuli import StimulusSet
+
+KINDS = ("table", "algonauts2023", "synthetic")
+
+
+def load_dataset(
+    data: str,
+    *,
+    subject: str | int | None = None,
+    target: str | None = None,
+    split: str | None = None,
+) -> Dataset:
+    """Read recordings.
+
+    Parameters
+    ----------
+    data : str
+        ``table:DIR``, ``table:dataset.toml``, ``algonauts2023:DIR`` or ``synthetic:n=200,targets=40``.
+    subject : str or int, optional
+        Needed where the data hold several.
+    target : str, optional
+        Keep one named group of targets, such as ``lh.V1v`` or ``rh``.
+    split : str, optional
+        ``train`` or ``test``. None is all rows, in ``algonauts2023:`` those of the training split.
+
+    Raises
+    ------
+    DatasetError
+        When the data are not there, not readable or do not fit together.
+    """
+    kind, place = parse_data(data)
+    if kind == "algonauts2023":
+        dataset = load_algonauts2023(place, subject=subject, split=split or "train")
+    else:
+        dataset = load_table(place, subject=subject) if kind == "table" else load_synthetic(place)
+        dataset = dataset if split is None else dataset.select_split(split)
+    return dataset if target is None else dataset.select_target(target)
+
+
+def load_stimuli(data: str, *, subject: str | int | None = None, split: str | None = None) -> StimulusSet:
+    """Open the images of some data and leave the responses alone; arguments as in `load_dataset`."""
+    kind, place = parse_data(data)
+    if kind == "algonauts2023":
+        return load_algonauts2023_stimuli(place, subject=subject, split=split or "train")
+    return load_table_stimuli(place) if kind == "table" else load_synthetic_stimuli(place)
+
+
+def is_data(text: str) -> bool:
+    """Tell whether a text starts like ``DATA``, as against a path to images."""
+    return text.partition(":")[0] in KINDS and ":" in text
+
+
+def parse_data(data: str) -> tuple[str, str]:
+    """Split ``KIND:PLACE``; raises `DatasetError` for an unknown kind."""
+    kind, colon, place = data.partition(":")
+    if is_data(data):
+        if not place and kind != "synthetic":
+            raise DatasetError(f"{data!r} names no folder: write {kind}:DIR.")
+        return kind, place
+    if kind == "algonauts2019":
+        raise DatasetError("algonauts2019: has RDMs as targets, which are not read yet.")
+    if Path(data).exists():
+        hint = f"to read what lies at that path write table:{data} or algonauts2023:{data}."
+    else:
+        close = get_close_matches(kind, KINDS, 1) if colon else []
+        hint = f"did you mean {close[0]}:{place}?" if close else f"KIND is one of {', '.join(KINDS)}."
+    raise DatasetError(f"Data {data!r} are not of the form KIND:PLACE; {hint}")
