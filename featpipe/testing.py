@@ -1,0 +1,193 @@
+"""Made-up inputs in the formats of real ones, for tests of featpipe and of what is built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from featpipe.datasets import REGIONS, colour_fields, simulate_responses
+
+# (left, right) vertices of the challenge's subjects
+VERTICES = {
+    **dict.fromkeys(range(1, 9), (19_004, 20_544)),
+    6: (18_978, 20_220),
+    8: (18_981, 20_530),
+}
+_TINY = (64, 72)
+_FSAVERAGE = 163_842
+
+
+def make_images(
+    folder: str | Path, names: Sequence[str], *, size: int | tuple[int, int] = 32, seed: int = 0
+) -> np.ndarray:
+    """Write one smooth random image per name, such as ``a/image_01.png``, and return what they are made of.
+
+    Returns
+    -------
+    colours : ndarray of shape (len(names), 48), float32
+        Coarse colours of each image: features that predict it.
+    """
+    pixels, colours = colour_fields(len(names), size=size, seed=seed)
+    for name, image in zip(names, pixels, strict=True):
+        path = Path(folder) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return colours
+
+
+def make_table_dataset(
+    folder: str | Path,
+    *,
+    n: int = 24,
+    rois: Mapping[str, int] | None = None,
+    noise_ceiling: float = 0.5,
+    n_repeats: int | None = None,
+    splits: bool = False,
+    seed: int = 0,
+) -> Path:
+    """Write a folder that ``table:DIR`` reads: ``stimuli/``, ``responses.npy``, ``targets.csv``.
+
+    Parameters
+    ----------
+    folder : path
+    n : int
+        Images, named ``image_0.png`` on; responses are linear in their coarse colours.
+    rois : mapping of str to int, optional
+        Targets per region and hemisphere; two each of V1v and hV4 by default.
+    noise_ceiling : float
+        Of every target, as a fraction of variance.
+    n_repeats : int, optional
+        Write responses of shape (n, targets, n_repeats), each repeat with noise of its own.
+    splits : bool
+        Write ``splits.csv``, the last quarter as the test split.
+    seed : int
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder = Path(folder)
+    names = [f"image_{number}" for number in range(n)]
+    colours = make_images(folder / "stimuli", [f"{name}.png" for name in names], seed=seed)
+    rois = {"V1v": 2, "hV4": 2} if rois is None else rois
+    responses, targets = simulate_responses(colours, rois=rois, noise_ceiling=noise_ceiling, seed=seed)
+    if n_repeats is not None:
+        noise = np.random.default_rng(seed + 1).standard_normal((*responses.shape, n_repeats))
+        responses = (responses[:, :, None] + noise).astype(np.float32)
+    np.save(folder / "responses.npy", responses)
+    targets.to_csv(folder / "targets.csv", index=False)
+    if splits:
+        split = ["test" if number >= n - n // 4 else "train" for number in range(n)]
+        pd.DataFrame({"id": names, "split": split}).to_csv(folder / "splits.csv", index=False)
+    return folder
+
+
+def make_algonauts2023(
+    folder: str | Path,
+    *,
+    subject: int = 1,
+    n_train: int = 12,
+    n_test: int = 4,
+    vertices: Literal["tiny", "real"] | tuple[int, int] = "tiny",
+    test_responses: bool = False,
+    ceiling: Literal["fraction", "percent"] | None = None,
+    image_size: int = 32,
+    seed: int = 0,
+) -> Path:
+    """Write one subject in the official layout of the Algonauts 2023 challenge, under the real names.
+
+    Parameters
+    ----------
+    folder : path
+        Gets ``subj01`` (or another subject) inside.
+    subject : int, 1 to 8
+    n_train, n_test : int
+        Images; the real numbers are about 9 841 and 159 to 395.
+    vertices : {"tiny", "real"} or (left, right)
+        "real" are the subject's own counts, about 19 000 and 20 500.
+    test_responses : bool
+        Also write ``test_fmri``, as the organisers' release has it.
+    ceiling : {"fraction", "percent"}, optional
+        Write ``noise_ceiling`` in that unit; some vertices have none, as real ones.
+    image_size : int
+        Side of the images in pixels; the real one is 425.
+    seed : int
+
+    Returns
+    -------
+    Path
+        The folder of the subject.
+    """
+    counts = {"tiny": _TINY, "real": VERTICES[subject]}.get(vertices, vertices)  # type: ignore[arg-type]
+    rng = np.random.default_rng([seed, subject])
+    home = Path(folder) / f"subj{subject:02d}"
+    names = _image_names(n_train, n_test, rng)
+    colours = make_images(home, names, size=image_size, seed=seed * 8 + subject)
+    responses, targets = simulate_responses(
+        colours, rois={"all": 1}, hemispheres=[str(v) for v in range(sum(counts))], seed=seed
+    )
+    splits = {"training": slice(n_train), "test": slice(n_train, None)}
+    for name, rows in splits.items() if test_responses else [("training", splits["training"])]:
+        _save_sides(home / f"{name}_split" / f"{name}_fmri", f"{name}_fmri", responses[rows], counts)
+    if ceiling is not None:
+        values = targets["noise_ceiling"].to_numpy() * rng.uniform(0.2, 1.6, len(targets))
+        values[rng.random(len(values)) < 0.02] = 0
+        values = (values * (100 if ceiling == "percent" else 1)).astype(np.float32)
+        _save_sides(home / "test_split" / "noise_ceiling", "noise_ceiling", values, counts)
+    _save_rois(home / "roi_masks", counts, rng)
+    return home
+
+
+def _image_names(n_train: int, n_test: int, rng: np.random.Generator) -> list[str]:
+    """Name images as the challenge does; NSD ids of the splits are disjoint and ascending in each."""
+    nsd = rng.choice(73_000, n_train + n_test, replace=False)
+    parts = {"train": np.sort(nsd[:n_train]), "test": np.sort(nsd[n_train:])}
+    homes = {"train": "training_split/training_images", "test": "test_split/test_images"}
+    return [
+        f"{homes[part]}/{part}-{row + 1:04d}_nsd-{number:05d}.png"
+        for part, numbers in parts.items()
+        for row, number in enumerate(numbers)
+    ]
+
+
+def _save_sides(folder: Path, name: str, values: np.ndarray, counts: tuple[int, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"lh_{name}.npy", np.ascontiguousarray(values[..., : counts[0]]))
+    np.save(folder / f"rh_{name}.npy", np.ascontiguousarray(values[..., counts[0] :]))
+
+
+def _save_rois(folder: Path, counts: tuple[int, int], rng: np.random.Generator) -> None:
+    """Write masks in the vertices of the challenge and of fsaverage, and the names of their labels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, names in REGIONS.items():
+        mapping = {0: "Unknown", **dict(enumerate(names, start=1))}
+        np.save(folder / f"mapping_{kind}.npy", mapping, allow_pickle=True)  # type: ignore[arg-type]
+    for hemisphere, count in zip(("lh", "rh"), counts, strict=True):
+        where = np.sort(rng.choice(_FSAVERAGE, count, replace=False))
+        _save_fsaverage(folder / f"{hemisphere}.all-vertices_fsaverage_space.npy", where, 1)
+        for kind, names in REGIONS.items():
+            labels = _labels(count, len(names), rng)
+            np.save(folder / f"{hemisphere}.{kind}_challenge_space.npy", labels)
+            _save_fsaverage(folder / f"{hemisphere}.{kind}_fsaverage_space.npy", where, labels)
+
+
+def _labels(n_vertices: int, n_regions: int, rng: np.random.Generator) -> np.ndarray:
+    """Label patches of neighbouring vertices; the last region is empty, as regions of some subjects are."""
+    labels = np.zeros(n_vertices, dtype=np.int64)
+    width = n_vertices // (2 * n_regions)
+    start = int(rng.integers(0, n_vertices // 2))
+    for number in range(1, n_regions):
+        labels[start + (number - 1) * width : start + number * width] = number
+    return labels
+
+
+def _save_fsaverage(path: Path, where: np.ndarray, values: Any) -> None:
+    whole = np.zeros(_FSAVERAGE, dtype=np.uint8)
+    whole[where] = values
+    np.save(path, whole)
