@@ -1,0 +1,88 @@
+"""A dataset is checked when it is made, and selections keep everything aligned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from featpipe.datasets import group_masks, load_dataset, region_order
+from featpipe.errors import DatasetError
+
+
+@pytest.fixture
+def dataset():
+    made = load_dataset("synthetic:n=12,targets=8,size=8")
+    labels = np.array(["train"] * 8 + ["test"] * 4)
+    return replace(
+        made, splits=labels, groups=labels, n_repeats=np.arange(1, 13), repeats=made.responses[:, :, None]
+    )
+
+
+def test_rows_stay_aligned(dataset):
+    rows = np.array([11, 3, 5])
+    part = dataset.select_rows(rows)
+    for name in ("ids", "responses", "repeats", "splits", "groups", "n_repeats", "digests"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(dataset, name)[rows])
+    assert part.stimuli is dataset.stimuli
+    np.testing.assert_array_equal(dataset.select_split("test").ids, dataset.ids[8:])
+
+
+def test_targets_stay_aligned(dataset):
+    mask = dataset.masks["rh.PPA"] | dataset.masks["lh.V1v"]
+    part = dataset.select_targets(mask)
+    np.testing.assert_array_equal(part.responses, dataset.responses[:, mask])
+    np.testing.assert_array_equal(part.repeats, dataset.repeats[:, mask])
+    assert part.targets["roi"].tolist() == ["V1v", "PPA"]
+    assert {name: kept.tolist() for name, kept in part.masks.items()} == {
+        "lh.V1v": [True, False],
+        "rh.PPA": [False, True],
+    }
+
+
+def test_table_of_targets_is_not_changed_in_place(dataset):
+    targets = pd.DataFrame({"noise_ceiling": np.ones(8)}, index=range(5, 13))
+    replace(dataset, targets=targets)
+    assert targets.index[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"responses": np.zeros((11, 8))}, "11 rows of responses for 12 ids"),
+        ({"repeats": np.zeros((12, 8))}, r"Repeats have shape \(12, 8\); \(12, 8, 'n_repeats'\)"),
+        ({"repeats": np.full((12, 8, 2), np.inf)}, "Repeats hold infinity"),
+        ({"splits": np.array(["train"])}, "1 splits for 12 stimuli"),
+        ({"groups": np.array(["g"] * 11 + [" "])}, "1 stimuli have no entry in groups, first row 11"),
+        ({"n_repeats": np.ones(3)}, "3 n_repeats for 12 stimuli"),
+        ({"masks": {"lh.V1v": np.ones(8)}}, r"'lh.V1v' is float64 of shape \(8,\)"),
+        ({"masks": {"lh.V1v": np.ones(7, dtype=bool)}}, r"'lh.V1v' is bool of shape \(7,\)"),
+        ({"ids": np.array([])}, "the list of ids is empty"),
+    ],
+)
+def test_what_does_not_fit(dataset, change, message):
+    with pytest.raises(DatasetError, match=message):
+        replace(dataset, **change)
+
+
+def test_split_that_is_not_there(dataset):
+    with pytest.raises(DatasetError, match="no split 'val', only test, train"):
+        dataset.select_split("val")
+    with pytest.raises(DatasetError, match="no splits"):
+        load_dataset("synthetic:n=12,targets=8,size=8", split="test")
+
+
+def test_regions_follow_the_visual_hierarchy():
+    names = ["rh.PPA", "lh.mine", "rh.V1v", "V2", "lh.hV4", "lh.V1v", "rh.early", "IT"]
+    assert region_order(names) == ["lh.V1v", "rh.V1v", "V2", "lh.hV4", "IT", "rh.PPA", "rh.early", "lh.mine"]
+
+
+def test_targets_with_an_empty_cell_are_in_no_group():
+    targets = pd.DataFrame({"hemisphere": ["lh", "lh", "rh"], "roi": ["V1", "", "V1"]})
+    masks = group_masks(targets, ["hemisphere", "roi"])
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "lh.V1": [True, False, False],
+        "rh.V1": [False, False, True],
+    }
