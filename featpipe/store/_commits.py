@@ -1,0 +1,113 @@
+"""Commit records: the small files that make a shard count, and say what it is and how it came about."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featpipe.errors import CacheCorrupt, RequestError
+from featpipe.spec import FORMAT
+from featpipe.store._documents import (
+    LARGEST,
+    check_checksum,
+    parse_json,
+    read_bytes,
+    require_format,
+    with_checksum,
+)
+
+COMMITS = "commits"
+_NAME = re.compile(r"(0|[1-9][0-9]{0,9})\.json")
+_FIELDS = {
+    "format": int,
+    "key": str,
+    "shard": int,
+    "rows": list,
+    "size": int,
+    "sha256": str,
+    "static": dict,
+    "non_finite": int,
+    "provenance": dict,
+    "reused": list,
+    "checksum": str,
+}
+
+
+def commit_path(folder: Path, shard: int) -> Path:
+    """Return where the commit record of a shard lies."""
+    return folder / COMMITS / f"{shard}.json"
+
+
+def committed_shards(folder: Path, n_shards: int) -> frozenset[int]:
+    """List the shards that have a commit record now; reads none of them."""
+    try:
+        names = os.listdir(folder / COMMITS)
+    except FileNotFoundError:
+        return frozenset()
+    shards = (int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
+    return frozenset(shard for shard in shards if shard < n_shards)
+
+
+def encode_commit(
+    key: str,
+    shard: int,
+    rows: range,
+    *,
+    size: int,
+    sha256: str,
+    static: Mapping[str, str],
+    non_finite: int,
+    provenance: Mapping[str, Any],
+    reused: Sequence[Mapping[str, Any]],
+) -> bytes:
+    """Encode a commit record; raises `RequestError` when the provenance is no JSON or too long."""
+    record = {
+        "format": FORMAT,
+        "key": key,
+        "shard": shard,
+        "rows": [rows.start, rows.stop],
+        "size": size,
+        "sha256": sha256,
+        "static": dict(static),
+        "non_finite": non_finite,
+        "provenance": dict(provenance),
+        "reused": [dict(source) for source in reused],
+    }
+    try:
+        content = with_checksum(record)
+    except (ValueError, TypeError) as error:
+        raise RequestError(f"Provenance must be plain JSON values, with string keys: {error}.") from error
+    if len(content) > LARGEST:
+        raise RequestError(f"A commit record may have {LARGEST} bytes, this one has {len(content)}.")
+    return content
+
+
+def read_commit(folder: Path, key: str, shard: int, rows: range) -> dict[str, Any]:
+    """Read and check the commit record of a shard; raises `CacheCorrupt`."""
+    path = commit_path(folder, shard)
+    record = parse_json(path, read_bytes(path))
+    check_checksum(path, record)
+    require_format(path, record)
+    kinds = record.keys() == _FIELDS.keys() and all(type(record[f]) is _FIELDS[f] for f in _FIELDS)
+    if not kinds or (record["key"], record["shard"]) != (key, shard):
+        raise CacheCorrupt(f"{path} is not the commit record of shard {shard} of array {key}.")
+    if record["rows"] != [rows.start, rows.stop]:
+        raise CacheCorrupt(
+            f"{path} is for rows {record['rows']}, but the shard has {rows.start}:{rows.stop}."
+        )
+    return record
+
+
+def count_non_finite(rows: np.ndarray) -> int:
+    """Count NaN and infinite values, a part at a time so that memory stays small."""
+    flat = rows.reshape(-1)
+    part = 1 << 20
+    return sum(
+        len(some) - int(np.count_nonzero(np.isfinite(some)))
+        for some in (flat[at : at + part] for at in range(0, len(flat), part))
+    )

@@ -1,0 +1,63 @@
+"""The cache's JSON files: canonical, bounded, of one format, and with a checksum of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from featpipe.errors import CacheCorrupt, RequestError
+from featpipe.spec import FORMAT, canonical_json, digest_of
+
+LARGEST = 1 << 20  # bytes of any JSON file but stimuli.json
+LARGEST_STIMULI = 1 << 30
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Read a small file; raises `CacheCorrupt` when it is missing or larger than it can be."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(largest + 1)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise CacheCorrupt(f"{path} is not there, but what stands beside it needs it. {_ADVICE}") from error
+    if len(content) > largest:
+        raise CacheCorrupt(f"{path} is larger than the {largest} bytes that it may have. {_ADVICE}")
+    return content
+
+
+def parse_json(path: Path, content: bytes, *, canonical: bool = True) -> dict[str, Any]:
+    """Parse a JSON object; raises `CacheCorrupt` unless it is one, written in the canonical way."""
+    try:
+        value = json.loads(content)
+        if not isinstance(value, dict) or (canonical and canonical_json(value) != content):
+            raise ValueError("it is not one canonical JSON object")
+    except (ValueError, RecursionError) as error:
+        raise CacheCorrupt(f"{path} cannot be read: {error}. {_ADVICE}") from error
+    return value
+
+
+def require_format(path: Path, value: Mapping[str, Any]) -> None:
+    """Refuse a document of another format than ours; raises `RequestError`."""
+    found = value.get("format")
+    if type(found) is not int or found != FORMAT:
+        newer = isinstance(found, int) and found > FORMAT
+        remedy = "Update featpipe" if newer else "Extract the features again"
+        raise RequestError(
+            f"{path} has cache format {found!r}, and this featpipe reads format {FORMAT}. {remedy}, or use "
+            "another cache."
+        )
+
+
+def with_checksum(value: Mapping[str, Any]) -> bytes:
+    """Encode a document, adding ``checksum``: SHA-256 of its canonical JSON without that field."""
+    return canonical_json({**value, "checksum": digest_of(value)})
+
+
+def check_checksum(path: Path, value: Mapping[str, Any]) -> None:
+    """Raise `CacheCorrupt` unless a document's ``checksum`` is its own."""
+    if value.get("checksum") != digest_of({k: v for k, v in value.items() if k != "checksum"}):
+        raise CacheCorrupt(f"{path} does not match its own checksum. {_ADVICE}")
+
+
+_ADVICE = "Run `featpipe cache verify` on this cache; damaged shards can be computed again."

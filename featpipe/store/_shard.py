@@ -1,0 +1,168 @@
+"""One shard: inner chunks one after the other, then their index (offset, size) and its CRC-32C."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from featpipe.errors import CacheCorrupt
+from featpipe.store._codec import CRC_BYTES, crc32c, decode_chunk, encode_chunk, largest_encoded
+from featpipe.store._layout import ArrayLayout
+
+_ABSENT = np.uint64(2**64 - 1)  # offset and size of a chunk with no rows, behind the last stimulus
+_ENTRY = np.dtype("<u8")
+_ENCODERS = 2
+
+
+def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> list[bytes | memoryview]:
+    """Encode the rows of one shard as zarr's sharding codec does, byte for byte.
+
+    Done here and not by zarr so that uncompressed rows are written without a copy.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n_rows, *row_shape), in the stored dtype
+        At most ``shard_rows``; a last chunk that they do not fill is filled with NaN.
+
+    Returns
+    -------
+    buffers : list of bytes-like
+        The file's content, in order; views of `rows` where nothing had to be encoded.
+    """
+    rows = np.ascontiguousarray(rows)
+    chunks = [rows[at : at + layout.chunk_rows] for at in range(0, len(rows), layout.chunk_rows)]
+    chunks[-1] = _filled(chunks[-1], layout.chunk_rows)
+    # Off the main thread blosc compresses on one thread, so that the same rows give the same bytes.
+    with ThreadPoolExecutor(_ENCODERS) as pool:
+        encoded = list(pool.map(lambda chunk: encode_chunk(chunk, layout.codec), chunks))
+    return [*encoded, _encode_index([len(chunk) for chunk in encoded], layout.chunks_per_shard)]
+
+
+def _filled(rows: np.ndarray, n_rows: int) -> np.ndarray:
+    if len(rows) == n_rows:
+        return rows
+    whole = np.full((n_rows, *rows.shape[1:]), np.nan, rows.dtype)
+    whole[: len(rows)] = rows
+    return whole
+
+
+def _encode_index(sizes: Sequence[int], n_entries: int) -> bytes:
+    index = np.full((n_entries, 2), _ABSENT, _ENTRY)
+    index[: len(sizes), 0] = np.cumsum([0, *sizes[:-1]])
+    index[: len(sizes), 1] = sizes
+    content = index.tobytes()
+    return content + crc32c(content)
+
+
+class ShardFile:
+    """An open shard whose index has been checked; used in a ``with``.
+
+    Parameters
+    ----------
+    path : Path
+    layout : ArrayLayout
+    shard : int
+    label : str
+        What to call the shard in errors: the array's key and the shard's number.
+
+    Raises
+    ------
+    CacheCorrupt
+        The file is missing, or its index does not describe it.
+    """
+
+    def __init__(self, path: Path, layout: ArrayLayout, shard: int, *, label: str) -> None:
+        self._layout, self._label = layout, label
+        self._n_chunks = -(-len(layout.rows_of(shard)) // layout.chunk_rows)
+        try:
+            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self.corrupt("its file is gone") from error
+
+    def __enter__(self) -> Self:
+        try:
+            self.offsets, self.sizes = self._checked_index()
+        except BaseException:
+            os.close(self._handle)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._handle)
+
+    def corrupt(self, what: str) -> CacheCorrupt:
+        """Return the error that says what is wrong with this shard."""
+        return CacheCorrupt(
+            f"{self._label} is damaged: {what}. Run `featpipe cache verify` to see which rows are; they can "
+            "be computed again from the images."
+        )
+
+    def read_chunk(self, chunk: int, out: np.ndarray) -> None:
+        """Read and decode one whole inner chunk into a C-contiguous array of its size."""
+        if self._layout.codec == "none":
+            self.read_bytes(self.offsets[chunk], out)
+            return
+        stored = os.pread(self._handle, self.sizes[chunk], self.offsets[chunk])
+        try:
+            decode_chunk(stored, out, self._layout.codec)
+        except ValueError as error:
+            raise self.corrupt(f"chunk {chunk}: {error}") from error
+
+    def read_rows(self, chunk: int, first: int, out: np.ndarray) -> None:
+        """Read consecutive rows of an uncompressed chunk, from row `first` of it on, into `out`."""
+        self.read_bytes(self.offsets[chunk] + first * self._layout.row_bytes, out)
+
+    def read_bytes(self, offset: int, out: np.ndarray) -> None:
+        """Fill a C-contiguous array with the file's bytes from `offset` on."""
+        rest: memoryview = out.reshape(-1).view(np.uint8).data
+        while rest:
+            read = os.preadv(self._handle, [rest], offset)
+            if not read:
+                raise self.corrupt("its file is shorter than its index says")
+            rest, offset = rest[read:], offset + read
+
+    def _checked_index(self) -> tuple[list[int], list[int]]:
+        """Read the index: chunks lie one behind the other from 0 on and fill the file up to the index."""
+        n_entries = self._layout.chunks_per_shard
+        index_bytes = n_entries * 2 * _ENTRY.itemsize
+        start = os.fstat(self._handle).st_size - index_bytes - CRC_BYTES
+        if start < 0:
+            raise self.corrupt("its file is shorter than an index")
+        content = np.empty(index_bytes + CRC_BYTES, np.uint8)
+        self.read_bytes(start, content)
+        packed = content[:index_bytes].tobytes()
+        if crc32c(packed) != content[index_bytes:].tobytes():
+            raise self.corrupt("its index does not match its checksum")
+        index = np.frombuffer(packed, _ENTRY).reshape(n_entries, 2)
+        sizes = index[: self._n_chunks, 1].tolist()
+        # Everything follows from the sizes, so an index that was made up passes only if it is right.
+        if not all(map(self._is_size, sizes)) or sum(sizes) != start:
+            raise self.corrupt("the sizes in its index do not add up to its file")
+        if packed != _encode_index(sizes, n_entries)[:index_bytes]:
+            raise self.corrupt("the offsets in its index are not those of its chunks")
+        return index[: self._n_chunks, 0].tolist(), sizes
+
+    def _is_size(self, size: int) -> bool:
+        if self._layout.codec == "none":
+            return size == self._layout.chunk_bytes
+        return CRC_BYTES < size <= largest_encoded(self._layout.chunk_bytes)
+
+
+def check_shard(path: Path, layout: ArrayLayout, shard: int, *, label: str) -> np.ndarray:
+    """Decode a whole shard: ndarray of shape (n_rows, *row_shape). Raises `CacheCorrupt`."""
+    n_rows = len(layout.rows_of(shard))
+    n_chunks = -(-n_rows // layout.chunk_rows)
+    whole = np.empty((n_chunks * layout.chunk_rows, *layout.row_shape), layout.numpy_dtype)
+    with ShardFile(path, layout, shard, label=label) as file:
+        for chunk in range(n_chunks):
+            first = chunk * layout.chunk_rows
+            file.read_chunk(chunk, whole[first : first + layout.chunk_rows])
+    return whole[:n_rows]
