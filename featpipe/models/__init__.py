@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featpipe.models._card import ModelCard, ModelRequest
 from featpipe.models._layers import match_layers
 from featpipe.models._resolve import resolve
+from featpipe.models._stage import from_stage
 
 _HOMES = {  # imported on first use: these import torch
     "Backbone": "featpipe.models._backbone",
@@ -53,4 +53,4 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'featpipe.models' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return from_stage(_HOMES[name], name)

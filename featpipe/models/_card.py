@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from featpipe.errors import SpecError
@@ -55,13 +55,6 @@ class ModelRequest:
         """``image_size`` as (height, width), None when it was left to the network."""
         size = self.image_size
         return (size, size) if isinstance(size, int) else size
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        shown = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
-        }
-        return {**shown, "model_args": dict(self.model_args)}
 
 
 @dataclass(frozen=True)
@@ -117,6 +110,10 @@ class ModelCard:
             return self.layout
         return "channels_last" if self.layout == "channels_first" else "channels_first"
 
+    def prefix_tokens_of(self, layer: str) -> int:
+        """Return the tokens before the spatial ones in a layer: a patch embedding has none yet."""
+        return 0 if "patch_embed" in layer.split(".") else self.prefix_tokens
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         shown = {
@@ -135,7 +132,9 @@ class ModelCard:
         names = {f.name for f in fields(cls)}
         if wrong := sorted(names ^ value.keys()):
             raise SpecError(f"A model card has exactly the fields {', '.join(sorted(names))}; see {wrong}.")
-        given = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+        given: dict[str, Any] = {
+            name: tuple(item) if isinstance(item, list) else item for name, item in value.items()
+        }
         given["preprocessing"] = Preprocessing.from_json(value["preprocessing"])
         given["model_args"] = tuple(sorted(value["model_args"].items()))
         return cls(**given)

@@ -1,0 +1,114 @@
+"""Classification networks from torchvision."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from featpipe.errors import ModelError, UnknownModel
+from featpipe.models._architecture import Architecture, Wanted, construct, no_pretrained
+from featpipe.models._hub import url_file
+from featpipe.models._torchvision import import_torchvision
+from featpipe.spec import Preprocessing, Scalar
+
+# Written out because torchvision sets them by itself when it loads weights, and they change the result.
+_IMPLIED: dict[str, dict[str, Scalar]] = {
+    "googlenet": {"transform_input": True, "aux_logits": False},
+    "inception_v3": {"transform_input": True},
+}
+
+
+def build(wanted: Wanted) -> Architecture:
+    """Build one of torchvision's classification networks.
+
+    Raises
+    ------
+    UnknownModel, ModelError, WeightsUnavailable
+    """
+    models = import_torchvision().models
+    _check_name(wanted.name)
+    weights = _weights(wanted)
+    if wanted.pretrained and weights is None:
+        raise no_pretrained(f"torchvision:{wanted.name}", None, [])
+    args = {**_IMPLIED.get(wanted.name, {}), **wanted.args}
+    silent = {"init_weights": False} if wanted.name in _IMPLIED else {}  # or it warns of a slow default
+    files = url_file(weights.url) if wanted.pretrained and weights is not None else []
+    loaded = {"weights": weights, **wanted.args} if files else {"weights": None, **args, **silent}
+    module = construct("torchvision", wanted.name, partial(models.get_model, wanted.name), **loaded)
+    is_vit = isinstance(module, models.VisionTransformer)
+    return Architecture(
+        module=module,
+        preprocessing=_preprocessing(weights),
+        args=args,
+        label=weights.name if weights is not None else "",
+        prefix_tokens=int(is_vit),
+        class_token=is_vit,
+        files=tuple(map(str, files)),
+    )
+
+
+def tags_of(name: str) -> list[str]:
+    """Return the names of torchvision's weights for a network, the default first."""
+    weights = import_torchvision().models.get_model_weights(name)
+    members = list(weights.__members__)
+    default = weights.DEFAULT.name if members else None
+    return sorted(
+        dict.fromkeys(member for member in members if member != "DEFAULT"), key=lambda m: m != default
+    )
+
+
+def classification_names() -> list[str]:
+    """Return the names of torchvision's classification networks."""
+    models = import_torchvision().models
+    return list(models.list_models(module=models))
+
+
+def _check_name(name: str) -> None:
+    known = classification_names()
+    if name in known:
+        return
+    if name in import_torchvision().models.list_models():
+        raise ModelError(
+            f"torchvision:{name} is not a classification network; detection, segmentation, video and "
+            "quantised networks take other input. Choose from `featpipe models --zoo torchvision`."
+        )
+    close = [other for other in known if name in other or other in name][:5]
+    raise UnknownModel(
+        f"torchvision has no model {name!r}."
+        + (f" Similar: {', '.join(close)}." if close else "")
+        + " `featpipe models --zoo torchvision` lists them."
+    )
+
+
+def _weights(wanted: Wanted) -> Any:
+    """Return the member of torchvision's weights enumeration, None where a network has none."""
+    weights = import_torchvision().models.get_model_weights(wanted.name)
+    if wanted.tag is None:
+        return getattr(weights, "DEFAULT", None)
+    if wanted.tag not in weights.__members__:
+        raise no_pretrained(f"torchvision:{wanted.name}", wanted.tag, tags_of(wanted.name))
+    return weights[wanted.tag]
+
+
+def _preprocessing(weights: Any) -> Preprocessing:
+    """Return the evaluation transform of the weights; ImageNet's usual one where a network has none."""
+    if weights is None:
+        return Preprocessing(256, (224, 224), "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    transform = weights.transforms()
+    crop = int(transform.crop_size[0])
+    return Preprocessing(
+        resize=int(transform.resize_size[0]),
+        crop=(crop, crop),
+        interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+    )
+
+
+def is_patch_embedding(module: nn.Module) -> bool:
+    """Say whether a convolution cuts an image into patches that do not overlap."""
+    return (
+        isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.kernel_size != (1, 1)
+    )
