@@ -300,6 +300,28 @@ class FeatureSpec:
         return self.layer + call + (f"/{self.element}" if self.element else "")
 
 
+def match_names(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return the names that a layer pattern matches, in their order.
+
+    ``*`` and ``?`` stay within one dotted part, ``**`` crosses parts, ``[1-6]`` is one character. A name that
+    equals the pattern is matched whatever its characters.
+    """
+    if pattern in names:
+        return [pattern]
+    wanted = re.compile(_glob(pattern))
+    return [name for name in names if wanted.fullmatch(name)]
+
+
+def _glob(pattern: str) -> str:
+    marks = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
+    parts = re.split(r"(\*\*|\*|\?|\[!?[^\]]+\])", pattern)
+    shown = [
+        marks.get(p) or (p.replace("[!", "[^") if p[:1] == "[" and p[-1:] == "]" else re.escape(p))
+        for p in parts
+    ]
+    return "".join(shown)
+
+
 def split_layer(name: str) -> tuple[str, int | None, str]:
     """Split ``NAME[@CALL][/ELEMENT]`` into name, call (None when not given) and element."""
     base, _, element = name.partition("/")

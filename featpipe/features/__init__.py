@@ -1,0 +1,6 @@
+"""From stimulus ids to rows of features: the first step of every pipeline. Needs no torch."""
+
+from featpipe.features._cached import CachedFeatures
+from featpipe.features._memory import READS, ReadCache
+
+__all__ = ["READS", "CachedFeatures", "ReadCache"]

@@ -1,0 +1,182 @@
+"""The transformer from ids to features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from featpipe.blocks import LayerBlocks
+from featpipe.errors import RequestError, StimulusNotCached
+from featpipe.features._rows import rows_of
+from featpipe.features._settle import arrays_of, candidates, settle
+from featpipe.spec import digest_of
+
+
+class CachedFeatures(TransformerMixin, BaseEstimator):
+    """Turn stimulus ids into the features that a cache holds for them.
+
+    Fields left at None are taken from the cache if exactly one value matches; several are an error that
+    lists them. ``fit`` settles which features are meant and reads nothing else; it pins no stimulus set
+    unless `stimuli` names one, so that a fitted pipeline predicts new images. Each layer is read once per
+    process, however many folds and candidates ask for it, as long as it fits in memory. No torch is needed.
+
+    Parameters
+    ----------
+    cache : str or Path
+        The cache's folder.
+    model : str, optional
+        ``ZOO:NAME``, with a tag of pretrained weights if several are cached.
+    layers : str or sequence of str, optional
+        Layer names or globs as in ``featpipe extract --layers``, without reductions.
+    reduce : str, optional
+        The reduction that the features were cached under, such as ``"mean"`` or ``"grid:4"``.
+    weights : str, optional
+        What was given to ``extract --weights``, the tag that it resolved to, or a weights digest (its first
+        eight digits or more).
+    preprocess : {"model", "whole"} or mapping, optional
+        Or fields of `Preprocessing` that must have these values, such as ``{"mean": [0.5, 0.5, 0.5]}``.
+    precision : {"fp32", "tf32", "bf16", "fp16"}, optional
+    store_dtype : {"float32", "float16"}, optional
+    model_args : mapping, optional
+        Arguments of the model that must match exactly.
+    stimuli : str, optional
+        Digest (its first eight digits or more) or name of one stimulus set: the only one to look ids up in.
+    output : {"matrix", "blocks"}
+        A float32 matrix of shape (n_stimuli, n_features), layers side by side, or `LayerBlocks`.
+
+    Attributes
+    ----------
+    specs_ : list of FeatureSpec
+        The features that were meant, one per layer, in the order of `layers` and of the network.
+    row_shapes_ : list of tuple of int
+        Natural shape of a row per layer.
+
+    Raises
+    ------
+    FeaturesNotCached
+        Nothing in the cache matches; the message lists what is there.
+    AmbiguousFeatures
+        Several models, weights, reductions … match.
+    StimulusNotCached
+        Some ids have no row.
+    """
+
+    def __init__(
+        self,
+        cache="cache",
+        model=None,
+        layers=None,
+        reduce=None,
+        *,
+        weights=None,
+        preprocess=None,
+        precision=None,
+        store_dtype=None,
+        model_args=None,
+        stimuli=None,
+        output="matrix",
+    ):
+        self.cache = cache
+        self.model = model
+        self.layers = layers
+        self.reduce = reduce
+        self.weights = weights
+        self.preprocess = preprocess
+        self.precision = precision
+        self.store_dtype = store_dtype
+        self.model_args = model_args
+        self.stimuli = stimuli
+        self.output = output
+
+    def fit(self, X, y=None):
+        """Settle which cached features are meant.
+
+        Parameters
+        ----------
+        X : array-like of str, shape (n_stimuli,)
+            Stimulus ids; only arrays that hold some of them are considered.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        if self.output not in ("matrix", "blocks"):
+            raise RequestError(f"output is {self.output!r}; it must be 'matrix' or 'blocks'.")
+        ids = _as_ids(X)
+        arrays = [a for a in self._candidates() if any(i in a.manifest.rows for i in ids)]
+        if not arrays:
+            raise StimulusNotCached(
+                f"None of {len(ids)} stimuli, first {str(ids[0])!r}, has a row under the features asked for. "
+                "Run `featpipe extract` for this stimulus set, or check that the ids match its manifest."
+            )
+        chosen = settle(arrays, self.layers)
+        self.specs_ = [array.spec for array in chosen]
+        self.row_shapes_ = [array.row_shape for array in chosen]
+        self.dims_ = [array.dims for array in chosen]
+        return self
+
+    def transform(self, X):
+        """Return the rows of some stimuli.
+
+        Parameters
+        ----------
+        X : array-like of str, shape (n_stimuli,)
+            In any order, with repeats.
+
+        Returns
+        -------
+        ndarray of shape (n_stimuli, n_features), float32, or LayerBlocks
+        """
+        check_is_fitted(self, "specs_")
+        digests = [spec.digest() for spec in self.specs_]
+        pools = {spec.digest(): arrays_of(self.cache, spec, self.stimuli) for spec in self.specs_}
+        blocks = LayerBlocks(
+            _as_ids(X),
+            names=[spec.layer_label for spec in self.specs_],
+            shapes=self.row_shapes_,
+            dims=self.dims_,
+            digests=digests,
+            read=lambda layer, ids: rows_of(ids, pools[digests[layer]], self.specs_[layer]),
+        )
+        return blocks.to_matrix() if self.output == "matrix" else blocks
+
+    def get_feature_names_out(self, input_features=None):
+        """Return one name a column: ``LAYER_i`` for vectors, ``LAYER_c_y_x`` for maps."""
+        check_is_fitted(self, "specs_")
+        names = []
+        for spec, shape in zip(self.specs_, self.row_shapes_, strict=True):
+            places = np.ndindex(*shape)
+            names += [f"{spec.layer_label}_{'_'.join(map(str, place))}" for place in places]
+        return np.asarray(names, dtype=object)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the settled features of all layers."""
+        check_is_fitted(self, "specs_")
+        return digest_of([spec.digest() for spec in self.specs_])
+
+    def _candidates(self):
+        asked = ("model", "weights", "reduce", "preprocess", "precision", "store_dtype", "model_args")
+        given = {name: value for name in asked if (value := getattr(self, name)) is not None}
+        return candidates(self.cache, given, self.stimuli)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+
+def _as_ids(X: Any) -> np.ndarray:
+    ids = np.asarray(X, dtype=str) if len(X) else np.asarray([], dtype=str)
+    if ids.ndim != 1 or not len(ids):
+        raise RequestError(
+            f"Stimulus ids must be a non-empty array of one dimension, got shape {ids.shape}. "
+            "X of a featpipe pipeline is the ids themselves."
+        )
+    return ids

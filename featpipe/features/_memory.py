@@ -1,0 +1,108 @@
+"""Layers in memory, read once per process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+from featpipe.store import CachedArray
+
+_SHARE = 0.4  # of the memory that is available
+
+
+class ReadCache:
+    """Whole layers in memory, shared by all estimators of this process, the least recently used dropped.
+
+    The one piece of state that the package shares: folds and candidates ask for the same layer again and
+    again, and scikit-learn clones whatever else could hold it.
+
+    Parameters
+    ----------
+    limit : int, optional
+        Bytes. By default 40 % of the memory that is available when first asked, divided by the number of
+        processors in a worker process.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._held: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+        self._reading: dict[tuple, threading.Lock] = {}
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be held."""
+        if self._limit is None:
+            self._limit = int(available_memory() * _SHARE) // _workers()
+        return self._limit
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        with self._lock:
+            self._limit = value
+            self._drop()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return sum(values.nbytes for values in self._held.values())
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        with self._lock:
+            self._held.clear()
+
+    def rows(self, array: CachedArray, rows: np.ndarray) -> np.ndarray:
+        """Return rows of one array, read as a whole layer where that fits."""
+        size = int(np.prod(array.row_shape)) * array.n_stimuli * np.dtype(array.dtype).itemsize
+        if not array.complete or size > self.limit:
+            return array.read(rows)
+        return self._layer(array)[rows]
+
+    def _layer(self, array: CachedArray) -> np.ndarray:
+        name = (os.path.realpath(array.root), array.key)
+        with self._lock:
+            reading = self._reading.setdefault(name, threading.Lock())
+        with reading:  # a second thread waits for the first one's read
+            with self._lock:
+                if name in self._held:
+                    self._held.move_to_end(name)
+                    return self._held[name]
+            values = array.read()
+            values.flags.writeable = False
+            with self._lock:
+                self._held[name] = values
+                self._drop()
+            return values
+
+    def _drop(self) -> None:
+        while self._held and self._limit is not None and self.nbytes > self._limit:
+            self._held.popitem(last=False)
+
+
+READS = ReadCache()
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that this process may still take: the system's, or its control group's."""
+    system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":") for line in file)
+        system = int(lines["MemAvailable"].split()[0]) * 1024
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            group = file.read().strip()
+        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as file:
+            used = int(file.read())
+    except (OSError, KeyError):
+        return system
+    return system if group == "max" else min(system, int(group) - used)
+
+
+def _workers() -> int:
+    """Return how many processes share the memory: all processors' worth in a worker, one otherwise."""
+    return (os.cpu_count() or 1) if multiprocessing.parent_process() is not None else 1

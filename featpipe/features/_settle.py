@@ -1,0 +1,192 @@
+"""Which cached features a request means: what it names, and what the cache leaves no choice about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError
+from featpipe.spec import FeatureSpec, ModelRef, Reduction, match_names
+from featpipe.store import CachedArray, FeatureCache
+
+
+@lru_cache(maxsize=16_384)
+def _opened(root: str, key: str, inode: int) -> CachedArray:
+    """Open an array once: but for its commits, which are looked up afresh, it never changes."""
+    return FeatureCache(root).array(key)
+
+
+def cached_arrays(cache: str | os.PathLike[str]) -> list[CachedArray]:
+    """Return all arrays of a cache."""
+    root = Path(cache).resolve()
+    return [_open(root, key) for key in FeatureCache(root).keys()]
+
+
+def _open(root: Path, key: str) -> CachedArray:
+    return _opened(str(root), key, (root / "arrays" / key).stat().st_ino)
+
+
+def arrays_of(cache: str | os.PathLike[str], spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
+    """Return the arrays that hold these features, one a stimulus set, of the sets that may be looked at."""
+    root = Path(cache).resolve()
+    there = set(FeatureCache(root).keys())
+    keys = [spec.key(digest) for digest in FeatureCache(root).stimuli_digests()]
+    arrays = [_open(root, key) for key in keys if key in there]
+    return [array for array in arrays if stimuli is None or _is_set(array, stimuli)]
+
+
+def candidates(
+    cache: str | os.PathLike[str], given: Mapping[str, Any], stimuli: str | None
+) -> list[CachedArray]:
+    """Return the arrays that have all fields given; raises `FeaturesNotCached` when none has.
+
+    Parameters
+    ----------
+    cache : path
+    given : mapping
+        Parameters of `CachedFeatures` that were set.
+    stimuli : str or None
+        The one stimulus set to look at.
+    """
+    arrays = [a for a in cached_arrays(cache) if stimuli is None or _is_set(a, stimuli)]
+    fields = dict(given)
+    if (
+        "weights" in fields and "model" in fields
+    ):  # weights that were named outrank the tag in the model's name
+        fields["model"] = ModelRef.parse(fields["model"]).architecture
+    found = [a for a in arrays if all(_matches(a, name, value) for name, value in fields.items())]
+    if found:
+        return found
+    wanted = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "any features"
+    where = f"the cache at {os.fspath(cache)}" + (f" for stimulus set {stimuli[:12]}" if stimuli else "")
+    raise FeaturesNotCached(
+        f"There is nothing with {wanted} in {where}. It holds: {_summary(arrays)}. "
+        "Run `featpipe extract` (or `fit --extract`), or correct the field that differs."
+    )
+
+
+def settle(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) -> list[CachedArray]:
+    """Return one array per layer, if the arrays agree in everything but layer and stimuli."""
+    return _settle_layers(_settle_fields(arrays), layers)
+
+
+def _is_set(array: CachedArray, wanted: str) -> bool:
+    if array.spec.preprocessing is None:
+        return True  # an imported array is known by ids, in whichever set they came
+    if len(wanted) >= 8 and array.stimuli_digest.startswith(wanted):
+        return True
+    return wanted == array.manifest.name
+
+
+def _matches(array: CachedArray, name: str, value: Any) -> bool:
+    spec = array.spec
+    if name == "model":
+        asked = ModelRef.parse(value)
+        return spec.model == asked.architecture and (asked.tag is None or _has_label(array, asked.tag))
+    if name == "weights":
+        return (len(value) >= 8 and spec.weights.startswith(value)) or _has_label(array, value)
+    if name == "reduce":
+        return spec.reduction == Reduction.parse(value)
+    if name == "preprocess":
+        return _has_preprocessing(array, value)
+    if name == "model_args":
+        return dict(spec.model_args) == dict(value)
+    return bool(getattr(spec, name) == value)
+
+
+def _has_preprocessing(array: CachedArray, wanted: str | Mapping[str, Any]) -> bool:
+    prep = array.spec.preprocessing
+    if prep is None or isinstance(wanted, str):
+        return prep is not None and prep.mode == wanted
+    there = prep.to_json()
+    return all(name in there and there[name] == _listed(value) for name, value in wanted.items())
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _has_label(array: CachedArray, label: str) -> bool:
+    """Whether the weights were once asked for, or resolved, under this name."""
+    return label in (array.provenance.get("weights_label"), array.provenance.get("weights_asked"))
+
+
+_SETTLED = (
+    "model",
+    "weights",
+    "model_args",
+    "code",
+    "preprocessing",
+    "precision",
+    "store_dtype",
+    "reduction",
+)
+
+
+def _settle_fields(arrays: Sequence[CachedArray]) -> list[CachedArray]:
+    """Return the arrays if they agree in everything but layer and stimuli; raise otherwise."""
+    several: dict[str, list[str]] = {}
+    for name in (*_SETTLED, "reduction_version", "view", "augmentation", "view_seed"):
+        values = {getattr(array.spec, name): _shown(array, name) for array in arrays}
+        if len(values) > 1:
+            several[name] = sorted(values.values())
+    if several:
+        listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in several.items())
+        raise AmbiguousFeatures(
+            f"Several cached features match and differ in {listed}. Choose one: set "
+            f"{', '.join('features__' + _PARAMETER.get(name, name) for name in several)}."
+        )
+    return list(arrays)
+
+
+_PARAMETER = {"reduction": "reduce", "preprocessing": "preprocess"}
+
+
+def _shown(array: CachedArray, name: str) -> str:
+    value = getattr(array.spec, name)
+    if name == "weights":
+        return f"{value[:12]} ({array.provenance.get('weights_label', 'label unknown')})"
+    if name == "preprocessing" and value is not None:
+        return f"{value.mode} ({value.to_json()})"
+    return repr(dict(value)) if name == "model_args" else str(value)
+
+
+def _settle_layers(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) -> list[CachedArray]:
+    by_label: dict[str, CachedArray] = {}
+    for array in arrays:
+        by_label.setdefault(array.spec.layer_label, array)
+    there = _network_order(by_label)
+    if layers is None:
+        if len(there) > 1:
+            raise AmbiguousFeatures(
+                f"{len(there)} layers are cached: {', '.join(there)}. Choose with features__layers."
+            )
+        return [by_label[there[0]]]
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise RequestError("layers is empty; name at least one layer.")
+    chosen: dict[str, CachedArray] = {}
+    for pattern in wanted:
+        labels = match_names(pattern, there)
+        if not labels:
+            raise FeaturesNotCached(
+                f"No cached layer matches {pattern!r}; cached are {', '.join(there)}. "
+                "Name one of these, or run `featpipe extract` with this layer."
+            )
+        chosen.update({label: by_label[label] for label in labels})
+    return list(chosen.values())
+
+
+def _network_order(by_label: Mapping[str, CachedArray]) -> list[str]:
+    """Order layers as their network runs them, as recorded at extraction; unknown ones by name."""
+    return sorted(by_label, key=lambda label: (by_label[label].provenance.get("layer_order", 1 << 30), label))
+
+
+def _summary(arrays: Sequence[CachedArray]) -> str:
+    if not arrays:
+        return "nothing"
+    kinds = sorted({f"{a.spec.model} {a.spec.layer_label}:{a.spec.reduction}" for a in arrays})
+    return ", ".join(kinds[:12]) + (f" and {len(kinds) - 12} more" if len(kinds) > 12 else "")
