@@ -68,6 +68,10 @@ class FeatureCache:
         """Open the arrays whose spec is wanted."""
         return [array for array in self.arrays() if wanted(array.spec)]
 
+    def stimuli_digests(self) -> list[str]:
+        """Return the digests of all stimulus sets, sorted."""
+        return _digests_in(self.root / "stimuli")
+
     def stimuli(self, digest: str) -> StoredStimuli:
         """Return a stimulus set; raises `FeaturesNotCached` or `CacheCorrupt`."""
         if digest not in self._stimuli:

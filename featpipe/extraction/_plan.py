@@ -1,0 +1,159 @@
+"""What is to be computed: the features asked for, less what the cache already holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from featpipe.errors import SpecError
+from featpipe.models import ModelCard, ModelRequest, match_layers
+from featpipe.reduce import REDUCTION_VERSIONS
+from featpipe.remembered import file_digest
+from featpipe.spec import FeatureSpec, LayerRequest
+from featpipe.stimuli import StimulusManifest
+from featpipe.store import CachedArray, FeatureCache
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to extract: all that enters the cache keys, the images aside."""
+
+    model: ModelRequest
+    layers: tuple[LayerRequest, ...]
+    store_dtype: str = "float32"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise SpecError("No layer was asked for. Name at least one, such as --layers 'layer3:mean'.")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One array to fill: its features, its key, and where its layer stands in the network."""
+
+    spec: FeatureSpec
+    key: str
+    layer_order: int
+    call_given: bool
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard: which targets miss it, and which of its rows have to go through the network."""
+
+    shard: int
+    start: int
+    stop: int
+    targets: tuple[Target, ...]
+    reused: dict[Target, np.ndarray] = field(default_factory=dict)  # (rows, 2): pool position and row, or -1
+
+    @property
+    def computed(self) -> np.ndarray:
+        """Rows of the stimulus set that some target lacks, ascending."""
+        lacking = np.zeros(self.stop - self.start, dtype=bool)
+        for target in self.targets:
+            lacking |= self.reused[target][:, 0] < 0 if target in self.reused else True
+        return self.start + np.flatnonzero(lacking)
+
+
+def targets_of(order: Order, card: ModelCard, stimuli_digest: str) -> list[Target]:
+    """Return one target per matched layer and reduction, in network order, without repeats."""
+    targets: dict[str, Target] = {}
+    for request in order.layers:
+        for layer, call, element in match_layers(request, card.layers):
+            spec = FeatureSpec(
+                model=card.architecture,
+                weights=card.weights,
+                layer=layer,
+                preprocessing=card.preprocessing,
+                model_args=card.model_args,
+                code=card.code,
+                call=call or 0,
+                element=element,
+                prefix_tokens=card.prefix_tokens,
+                layout=card.layout_of(layer),
+                reduction=request.reduction,
+                reduction_version=REDUCTION_VERSIONS[request.reduction.kind],
+                store_dtype=order.store_dtype,
+                precision=order.precision,
+            )
+            key = spec.key(stimuli_digest)
+            targets[key] = Target(spec, key, card.layers.index(layer), call is not None)
+    return sorted(targets.values(), key=lambda target: target.layer_order)
+
+
+def missing_shards(cache: FeatureCache, targets: Sequence[Target], n_shards: int) -> dict[Target, list[int]]:
+    """Return the shards that each target lacks; targets that lack none are left out."""
+    there = set(cache.keys())
+    lacks = {t: cache.array(t.key).missing if t.key in there else list(range(n_shards)) for t in targets}
+    return {target: shards for target, shards in lacks.items() if shards}
+
+
+class Pool:
+    """Rows that the cache holds under the same features in other stimulus sets, found by image digest."""
+
+    def __init__(self, cache: FeatureCache, target: Target, manifest: StimulusManifest) -> None:
+        digest = target.spec.digest()
+        self.arrays = [
+            a for a in cache.arrays() if a.key != target.key and a.spec.digest() == digest and a.committed
+        ]
+        self.places = np.full((len(manifest), 2), -1)
+        self._sound: dict[tuple[str, int], bool] = {}
+        wanted: dict[str, list[int]] = {}
+        for row, sha in enumerate(manifest.sha256):
+            wanted.setdefault(sha, []).append(row)
+        for position, array in enumerate(self.arrays):
+            committed = array.committed
+            for row, sha in enumerate(array.manifest.sha256):
+                if sha in wanted and row // array.shard_rows in committed:
+                    self.places[wanted[sha]] = position, row
+
+    def sound(self, position: int, shard: int) -> bool:
+        """Whether a shard's bytes are those that were committed; looked at once."""
+        array = self.arrays[position]
+        name = (array.key, shard)
+        if name not in self._sound:
+            self._sound[name] = file_digest(array.shard_path(shard)) == array.commit(shard)["sha256"]
+        return self._sound[name]
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return (array position, row) per row of a shard, -1 where nothing sound is cached."""
+        places = self.places[start:stop].copy()
+        for position in np.unique(places[:, 0][places[:, 0] >= 0]):
+            of_array = places[:, 0] == position
+            shards = places[:, 1] // self.arrays[position].shard_rows
+            for shard in np.unique(shards[of_array]):
+                if not self.sound(int(position), int(shard)):
+                    places[of_array & (shards == shard)] = -1
+        return places
+
+    def read(self, places: np.ndarray, out: np.ndarray) -> list[dict[str, object]]:
+        """Copy cached rows into `out` (rows, *shape); return what came from where."""
+        sources: list[dict[str, object]] = []
+        for position in np.unique(places[:, 0][places[:, 0] >= 0]):
+            here = np.flatnonzero(places[:, 0] == position)
+            out[here] = self.arrays[position].read(places[here, 1])
+            sources.append({"array": self.arrays[position].key, "rows": len(here)})
+        return sources
+
+    def example(self) -> CachedArray | None:
+        """Return an array of the same features, for its shape."""
+        return self.arrays[0] if self.arrays else None
+
+
+def shard_jobs(
+    lacks: dict[Target, list[int]],
+    pools: dict[Target, Pool],
+    *,
+    n_stimuli: int,
+    shard_rows: int,
+) -> Iterator[ShardJob]:
+    """Yield the shards to be made, in order, with what of them can be copied."""
+    for shard in sorted({shard for shards in lacks.values() for shard in shards}):
+        start, stop = shard * shard_rows, min((shard + 1) * shard_rows, n_stimuli)
+        targets = tuple(target for target, shards in lacks.items() if shard in shards)
+        reused = {t: pools[t].rows(start, stop) for t in targets if pools[t].arrays}
+        yield ShardJob(shard, start, stop, targets, reused)

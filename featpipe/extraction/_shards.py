@@ -1,0 +1,137 @@
+"""Rows gathered into whole shards and handed to the store in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from featpipe.errors import NonFiniteFeatures, UnsupportedOutput
+from featpipe.extraction._plan import Pool, ShardJob, Target
+from featpipe.stimuli import StimulusManifest
+from featpipe.store import ArrayWriter, FeatureCache
+
+
+class ShardBuffer:
+    """The rows of one shard of every target, filled batch by batch.
+
+    Parameters
+    ----------
+    job : ShardJob
+    """
+
+    def __init__(self, job: ShardJob, pools: Mapping[Target, Pool]) -> None:
+        self.job = job
+        self.sources: dict[Target, list[dict[str, object]]] = {}
+        self.rows: dict[Target, np.ndarray] = {}
+        for target, places in job.reused.items():
+            example = pools[target].example()
+            if example is not None:
+                self._allocate(target, example.row_shape)
+                self.sources[target] = pools[target].read(places, self.rows[target])
+
+    def put(self, rows: np.ndarray, target: Target, values: torch.Tensor) -> None:
+        """Store a batch of one target; `rows` may be fewer than `values`, which ends in padding."""
+        if target not in self.job.targets:
+            return
+        kept = values[: len(rows)].cpu().numpy()
+        if target not in self.rows:
+            self._allocate(target, kept.shape[1:])
+        buffer = self.rows[target]
+        if kept.shape[1:] != buffer.shape[1:]:
+            raise UnsupportedOutput(
+                f"Layer {target.spec.layer_label!r} gives rows of {kept.shape[1:]} here and of {buffer.shape[1:]} "
+                "before: its size varies with the image. Reduce it with mean, max or grid:K, or fix the image size."
+            )
+        places = rows - self.job.start
+        if target in self.job.reused:  # rows that were copied stay as they are
+            lacking = self.job.reused[target][places, 0] < 0
+            places, kept = places[lacking], kept[lacking]
+        with np.errstate(over="ignore"):  # an overflow is infinite, and refused below
+            buffer[places] = kept
+
+    def _allocate(self, target: Target, row_shape: Sequence[int]) -> None:
+        shape = (self.job.stop - self.job.start, *row_shape)
+        self.rows[target] = np.empty(shape, dtype=target.spec.store_dtype)
+
+
+class ShardWriter:
+    """A ``with`` that owns the writing thread; an error in it surfaces at the next shard or at the end."""
+
+    def __init__(
+        self,
+        cache: FeatureCache,
+        manifest: StimulusManifest,
+        codec: str,
+        dims: Mapping[Target, tuple[str, ...]],
+    ) -> None:
+        self._cache = cache
+        self._manifest = manifest
+        self._codec = codec
+        self._dims = dims
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._waiting: Future[None] | None = None
+        self._writers: dict[Target, ArrayWriter] = {}
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._pool.shutdown()
+
+    def put(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
+        """Write a full buffer; returns once the one before it is committed, so that at most two are held."""
+        self._finish()
+        self._waiting = self._pool.submit(self._write, buffer, provenance)
+
+    def _finish(self) -> None:
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            waiting.result()
+
+    def _write(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
+        for target in buffer.job.targets:
+            rows = buffer.rows.pop(target)
+            self._check_finite(target, rows, buffer.job.start)
+            reused = buffer.sources.get(target)
+            self._writer(target, rows).publish(buffer.job.shard, rows, provenance[target], reused=reused)
+
+    def _writer(self, target: Target, rows: np.ndarray) -> ArrayWriter:
+        if target not in self._writers:
+            self._writers[target] = self._cache.writer(
+                target.spec,
+                self._manifest.digest,
+                row_shape=rows.shape[1:],
+                dims=self._dims[target],
+                codec=self._codec,
+                sample=rows[:32],
+            )
+        return self._writers[target]
+
+    def _check_finite(self, target: Target, rows: np.ndarray, start: int) -> None:
+        finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+        if finite.all():
+            return
+        first = self._manifest.ids[start + int(np.flatnonzero(~finite)[0])]
+        count = int(np.count_nonzero(~np.isfinite(rows)))
+        remedy = (
+            "store it with --store-dtype float32"
+            if target.spec.store_dtype == "float16"
+            else (
+                "compute it with --precision fp32"
+                if target.spec.precision != "fp32"
+                else "look at the weights and at this image"
+            )
+        )
+        raise NonFiniteFeatures(
+            f"Layer {target.spec.layer_label!r} has {count} values that are NaN or infinite in stored "
+            f"{target.spec.store_dtype}, first for stimulus {first!r}. Leave this layer out, or {remedy}. "
+            "Nothing of this shard was written."
+        )
