@@ -1,0 +1,86 @@
+"""The application: its commands, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Annotated
+
+import click
+import typer
+
+import featpipe
+from featpipe.cli._cache import cache_app
+from featpipe.cli._console import note, say
+from featpipe.cli._extract import extract_command
+from featpipe.cli._fit import fit_command, predict_command, recipes_command, report_command, score_command
+from featpipe.cli._models import layers_command, models_command
+from featpipe.errors import FeatpipeError
+
+app = typer.Typer(
+    name="featpipe",
+    help="From images to scored encoding models: extract features to a cache, fit recipes on them, score them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        say(f"featpipe {featpipe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of featpipe itself."""
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[str, typer.Option("--out", help="Folder for data, cache, runs and report.")] = "demo-run",
+    images: Annotated[int, typer.Option("--images", min=40, help="How many image crops.")] = 208,
+) -> None:
+    """Offline, in minutes: images → cache → fit → scores → report.html."""
+    from featpipe.demo import run_demo
+
+    run_demo(out, n_stimuli=images, say=say)
+
+
+app.command("models")(models_command)
+app.command("layers")(layers_command)
+app.command("extract")(extract_command)
+app.add_typer(cache_app, name="cache")
+app.command("fit")(fit_command)
+app.command("predict")(predict_command)
+app.command("score")(score_command)
+app.command("report")(report_command)
+app.command("recipes")(recipes_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; exit code 0 done, 1 the work failed, 2 the request is wrong."""
+    warnings.showwarning = lambda message, *_, **__: note(f"featpipe: warning: {message}")
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except FeatpipeError as error:
+        note(f"featpipe: {error}")
+        code = error.exit_code
+    except KeyboardInterrupt:
+        note("featpipe: interrupted; what was committed is kept, and the same command goes on after it.")
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

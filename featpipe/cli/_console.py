@@ -1,0 +1,78 @@
+"""What commands print: tables for people, one JSON object for machines, progress where someone looks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+OUT = Console(soft_wrap=True)
+ERR = Console(stderr=True, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    OUT.print(text, markup=False, highlight=False)
+
+
+def note(text: str) -> None:
+    """Print a line beside the result, on stderr."""
+    ERR.print(text, markup=False, highlight=False)
+
+
+def say_json(value: Any) -> None:
+    """Print the one JSON object of a ``--json`` command."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=None, default=str) + "\n")
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
+    """Print a table; columns named in `right` are aligned to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(
+            column, justify="right" if column in right else "left", no_wrap=True, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = OUT if OUT.is_terminal else Console(width=10_000)  # a pipe gets whole lines
+    console.print(table, markup=False, highlight=False)
+
+
+@contextmanager
+def showing_progress(what: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total) that draws a bar with throughput on stderr, if that is a terminal."""
+    if quiet or not ERR.is_terminal:
+        yield lambda done, total: None
+        return
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=ERR, transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def update(done: int, total: int) -> None:
+            speed = bar.tasks[0].finished_speed or bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, rate=f"{speed:.0f}/s" if speed else "")
+
+        yield update
+
+
+def human_bytes(count: float) -> str:
+    """Return a number of bytes as a person reads it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Return a duration as a person reads it."""
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,253 @@
+"""``featpipe extract``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featpipe.cli._console import (
+    human_bytes,
+    human_seconds,
+    note,
+    say,
+    say_json,
+    show_table,
+    showing_progress,
+)
+from featpipe.cli._options import (
+    BatchSize,
+    Cache,
+    Device,
+    ImageSize,
+    Interpolation,
+    Json,
+    Mean,
+    ModelArgs,
+    Preprocess,
+    Std,
+    Trust,
+    Weights,
+    Workers,
+    batch_size,
+    model_request,
+)
+from featpipe.errors import SpecError
+
+if TYPE_CHECKING:
+    from featpipe.extraction import DryRun, Extraction, Order
+    from featpipe.stimuli import StimulusSet
+
+
+def extract_command(
+    model: Annotated[str | None, typer.Option("--model", help="ZOO:NAME, such as timm:resnet50.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layers",
+            metavar="PATTERN[:REDUCE]",
+            help="Layer name or glob, with none, mean, max, cls, grid:K or srp:D:SEED; may be repeated.",
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            "--images",
+            metavar="SOURCE",
+            help="Folder, .zip, .tar, CSV id,path, .npy, .npz, FILE.h5:DATASET, Zarr array, or DATA.",
+        ),
+    ] = None,
+    cache: Cache = "cache",
+    weights: Weights = "default",
+    model_arg: ModelArgs = None,
+    mean: Mean = None,
+    std: Std = None,
+    image_size: ImageSize = None,
+    interpolation: Interpolation = None,
+    preprocess: Preprocess = "model",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, bf16 or fp16.")] = "fp32",
+    store_dtype: Annotated[str, typer.Option("--store-dtype", help="float32 or float16.")] = "float32",
+    size: BatchSize = "auto",
+    device: Device = "auto",
+    workers: Workers = None,
+    codec: Annotated[str, typer.Option("--codec", help="Compression of new arrays; auto measures.")] = "auto",
+    shard_rows: Annotated[
+        int | None, typer.Option("--shard-rows", help="Rows a shard of a new stimulus set; 256 or fewer.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Extract what this recipe needs, with --data.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="DATA whose images are meant, with --recipe.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", help="Subject of DATA.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Parameter of the recipe's pipeline."),
+    ] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out images that cannot be decoded, and list them.")
+    ] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Ignore remembered digests of images and weights.")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="One forward pass: shapes, bytes, memory, time.")
+    ] = False,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Write the features of layers to the cache, in one pass, going on where an earlier run stopped."""
+    from featpipe.extraction import Means, dry_run, extract
+    from featpipe.store import FeatureCache
+
+    means = Means(device, batch_size(size), workers, codec, shard_rows)
+    if recipe is not None:
+        order = _recipe_order(recipe, settings, model, layers, trust)
+    else:
+        order = _order(
+            model_request(
+                _needed("--model", model),
+                weights,
+                model_arg,
+                mean,
+                std,
+                image_size,
+                interpolation,
+                preprocess,
+                trust,
+            ),
+            _needed("--layers", layers),
+            store_dtype,
+            precision,
+        )
+    source = (
+        data
+        if recipe is not None and data is not None
+        else _needed("--data" if recipe else "--images", images)
+    )
+    stimuli = _stimuli(source, subject, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
+    store = FeatureCache(cache)
+    if dry:
+        _say_dry_run(dry_run(order, stimuli, store, means=means), as_json)
+        return
+    with showing_progress("extract", quiet=as_json) as progress:
+        done = extract(order, stimuli, store, means=means, progress=progress, rehash=rehash)
+    _say_extraction(done, stimuli, cache, as_json)
+
+
+def _needed(option: str, value: Any) -> Any:
+    if not value:
+        raise SpecError(f"{option} is missing. See `featpipe extract --help`.")
+    return value
+
+
+def _order(request: Any, layers: list[str], store_dtype: str, precision: str) -> Order:
+    from featpipe.extraction import Order
+    from featpipe.spec import LayerRequest
+
+    return Order(request, tuple(LayerRequest.parse(text) for text in layers), store_dtype, precision)
+
+
+def _recipe_order(
+    recipe: str, settings: list[str] | None, model: str | None, layers: list[str] | None, trust: bool
+) -> Order:
+    from featpipe.recipes import load_recipe, parse_assignment
+
+    if model or layers:
+        raise SpecError(
+            "--recipe says which model and layers; change them with --set features__model=…, not --model."
+        )
+    return load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ()))).order(trust=trust)
+
+
+def _stimuli(
+    source: str, subject: str | None, *, skip_broken: bool, rehash: bool, quiet: bool
+) -> StimulusSet:
+    from featpipe.datasets import is_data, load_dataset
+    from featpipe.stimuli import StimulusSet
+
+    if is_data(source):
+        return load_dataset(source, subject=subject).stimuli
+    with showing_progress("hash images", quiet=quiet) as progress:
+        stimuli = StimulusSet.from_source(source, skip_broken=skip_broken, rehash=rehash, progress=progress)
+    for name, reason in stimuli.skipped:
+        note(f"featpipe: left out {name}: {reason}")
+    return stimuli
+
+
+def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json: bool) -> None:
+    arrays = [
+        {"key": t.key, "layer": t.spec.layer_label, "reduce": str(t.spec.reduction), "spec": t.spec.to_json()}
+        for t in done.targets
+    ]
+    rate = done.n_computed / done.seconds if done.seconds else 0.0
+    if as_json:
+        say_json(
+            {
+                "cache": cache,
+                "stimuli": done.stimuli,
+                "n_stimuli": done.n_stimuli,
+                "computed": done.n_computed,
+                "reused": done.n_reused,
+                "seconds": round(done.seconds, 3),
+                "images_per_second": round(rate, 2),
+                "device": done.device,
+                "batch_size": done.batch_size,
+                "weights": done.card.weights,
+                "weights_label": done.card.weights_label,
+                "skipped": [list(item) for item in stimuli.skipped],
+                "arrays": arrays,
+            }
+        )
+        return
+    show_table(["layer", "reduce", "key"], [(a["layer"], a["reduce"], a["key"][:12]) for a in arrays])
+    if not done.n_computed and not done.n_reused:
+        say(f"Nothing to do: all {done.n_stimuli} stimuli are cached ({human_seconds(done.seconds)}).")
+        return
+    say(
+        f"{done.n_computed} images computed and {done.n_reused} copied of {done.n_stimuli}, "
+        f"{human_seconds(done.seconds)}, {rate:.1f} images/s, {done.device or 'no device'}."
+    )
+
+
+def _say_dry_run(plan: DryRun, as_json: bool) -> None:
+    rows = [
+        {
+            "layer": t.spec.layer_label,
+            "reduce": str(t.spec.reduction),
+            "shape": list(shape),
+            "bytes_per_image": size,
+            "cached": cached,
+        }
+        for t, shape, size, cached in zip(
+            plan.targets, plan.row_shapes, plan.bytes_per_row, plan.cached, strict=True
+        )
+    ]
+    if as_json:
+        totals = {
+            name: getattr(plan, name)
+            for name in ("n_stimuli", "bytes_on_disk", "peak_memory", "seconds", "device", "batch_size")
+        }
+        say_json({"layers": rows, **totals})
+        return
+    show_table(
+        ["layer", "reduce", "shape", "bytes/image", "on disk", "cached"],
+        [
+            (
+                row["layer"],
+                row["reduce"],
+                "×".join(map(str, row["shape"])),
+                human_bytes(row["bytes_per_image"]),
+                human_bytes(row["bytes_per_image"] * plan.n_stimuli),
+                "yes" if row["cached"] else "no",
+            )
+            for row in rows
+        ],
+        right=["bytes/image", "on disk"],
+    )
+    say(
+        f"{plan.n_stimuli} images; at most {human_bytes(plan.bytes_on_disk)} on disk; about "
+        f"{human_bytes(plan.peak_memory)} of memory; about {human_seconds(plan.seconds)} on {plan.device} "
+        f"with batches of {plan.batch_size}."
+    )

@@ -1,0 +1,198 @@
+"""``featpipe fit``, ``predict``, ``score``, ``report`` and ``recipes``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featpipe.cli._console import note, say, say_json, show_table, showing_progress
+from featpipe.cli._options import BatchSize, Cache, Device, Json, Trust, Workers, batch_size
+from featpipe.errors import MissingDependency
+
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="DATA", help="table:DIR, table:FILE.toml, algonauts2023:DIR or synthetic:…."
+    ),
+]
+Subject = Annotated[str | None, typer.Option("--subject", help="Which subject, where the data have several.")]
+Target = Annotated[str | None, typer.Option("--target", help="Only this group of targets, such as lh.V1v.")]
+
+
+def fit_command(
+    recipe: Annotated[
+        str, typer.Argument(help="A file, or the name of a recipe that `featpipe recipes` lists.")
+    ],
+    data: Data,
+    out: Annotated[str, typer.Option("--out", help="The run folder to make.")],
+    cache: Cache = "cache",
+    subject: Subject = None,
+    target: Target = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Parameter of the recipe's pipeline; may be repeated."
+        ),
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option("--search", metavar="KEY=[…]", help="Values to choose from inside each training set."),
+    ] = None,
+    cv: Annotated[str | None, typer.Option("--cv", help="A number of folds, group, splits or set.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes for the outer folds.")] = 1,
+    do_extract: Annotated[bool, typer.Option("--extract", help="Extract what the cache lacks.")] = False,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in --out.")] = False,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: cross-validated scores, the fitted pipeline, and a report."""
+    from featpipe.extraction import Means
+    from featpipe.recipes import load_recipe, parse_assignment
+    from featpipe.runs import FitRequest, fit
+
+    params, searched = (dict(map(parse_assignment, texts or ())) for texts in (settings, search))
+    request = FitRequest(
+        recipe=load_recipe(recipe).with_params(params).with_search(searched),
+        data=data,
+        out=out,
+        cache=cache,
+        subject=subject,
+        target=target,
+        cv=int(cv) if cv is not None and cv.isdecimal() else cv,
+        n_jobs=jobs,
+        extract=do_extract,
+        overwrite=overwrite,
+        trust=trust,
+        given={"set": params, "search": searched},
+    )
+    with showing_progress("extract", quiet=as_json) as progress:
+        run = fit(request, means=Means(device=device), progress=progress)
+    report = _try_report(run.path)
+    summary = run.read_json("summary.json")
+    if as_json:
+        say_json({"run": str(run.path), "report": report, **summary})
+        return
+    show_summary(summary)
+    say(f"{run.path}: {report or 'no report'}")
+
+
+def predict_command(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    images: Annotated[str, typer.Option("--images", metavar="SOURCE", help="The images to predict.")],
+    out: Annotated[str, typer.Option("--out", help="FILE.npz, .npy, .mat or .csv; ids are inside.")],
+    cache: Annotated[str | None, typer.Option("--cache", help="Instead of the run's cache.")] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="Where the weights are now, if they moved.")
+    ] = None,
+    device: Device = "auto",
+    size: BatchSize = "auto",
+    workers: Workers = None,
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Predict responses to new images; features that the cache lacks are extracted."""
+    from featpipe.extraction import Means
+    from featpipe.runs import RunFolder, check_format, predict, write_predictions
+    from featpipe.stimuli import StimulusSet
+
+    folder = RunFolder.open(run)
+    check_format(Path(out))
+    stimuli = StimulusSet.from_source(images)
+    means = Means(device=device, batch_size=batch_size(size), workers=workers)
+    with showing_progress("extract", quiet=as_json) as progress:
+        predictions = predict(
+            folder, stimuli, cache=cache, weights=weights, means=means, progress=progress, trust=trust
+        )
+    write_predictions(out, stimuli.ids, predictions, folder.target_names())
+    if as_json:
+        say_json({"out": out, "n_stimuli": len(stimuli), "n_targets": len(folder.target_names())})
+        return
+    say(f"{out}: {len(stimuli)} stimuli × {len(folder.target_names())} targets")
+
+
+def score_command(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|PREDICTIONS", help="A run folder or a file of predictions.")
+    ],
+    data: Data,
+    subject: Subject = None,
+    target: Target = None,
+    cache: Annotated[str | None, typer.Option("--cache", help="Instead of the run's cache.")] = None,
+    device: Device = "auto",
+    trust: Trust = False,
+    as_json: Json = False,
+) -> None:
+    """Score a run, or predictions, on data that it has not seen: the test split where there is one."""
+    from featpipe.extraction import Means
+    from featpipe.runs import score
+
+    with showing_progress("extract", quiet=as_json) as progress:
+        summary = score(
+            source,
+            data,
+            subject=subject,
+            target=target,
+            cache=cache,
+            means=Means(device=device),
+            progress=progress,
+            trust=trust,
+        )
+    if as_json:
+        say_json(summary)
+        return
+    show_summary(summary)
+
+
+def report_command(
+    run: Annotated[str, typer.Argument(help="A run folder.")],
+    out: Annotated[str | None, typer.Option("--out", help="Instead of RUN/report.html.")] = None,
+) -> None:
+    """Write a run's report: one HTML file that holds all it shows."""
+    from featpipe.report import write_report
+    from featpipe.runs import RunFolder
+
+    say(str(write_report(RunFolder.open(run).path, None if out is None else Path(out))))
+
+
+def recipes_command(as_json: Json = False) -> None:
+    """List the recipes, one line each."""
+    from featpipe.recipes import load_recipe, recipe_files
+
+    found = [load_recipe(str(path)) for path in recipe_files()]
+    if as_json:
+        rows = [{"name": r.name, "path": r.path, "summary": r.summary, "citation": r.citation} for r in found]
+        say_json({"recipes": rows})
+        return
+    show_table(["recipe", "what it does"], [(recipe.name, recipe.summary) for recipe in found])
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Print scores per group, the ceiling beside them where it is known."""
+    scores, ceiling = summary["scores"], summary.get("noise_ceiling")
+    groups = list(next(iter(scores.values()))["groups"])
+    columns = ["group", *scores, *(["noise_ceiling"] if ceiling else [])]
+    tables = [*scores.values(), *([ceiling] if ceiling else [])]
+    rows = [[group, *(_number(table["groups"][group]) for table in tables)] for group in groups]
+    rows.append(["overall", *(_number(table["overall"]) for table in tables)])
+    show_table(columns, rows, right=columns[1:])
+    say(f"{summary['n_stimuli']} stimuli, {summary['n_targets']} targets, {summary['n_folds']} folds")
+    if summary.get("constant_predictions"):
+        note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _try_report(run: Path) -> str | None:
+    """Write the report if what it needs is installed, and say so if not."""
+    from featpipe.report import write_report
+
+    try:
+        return str(write_report(run))
+    except MissingDependency as error:
+        note(f"featpipe: no report.html: {error}")
+        return None

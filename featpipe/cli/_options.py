@@ -1,0 +1,112 @@
+"""Options that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from featpipe.errors import SpecError
+from featpipe.models import ModelRequest
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Cache = Annotated[str, typer.Option("--cache", help="The cache's folder.")]
+Weights = Annotated[
+    str, typer.Option("--weights", help="default (the zoo's pretrained tag), a TAG, random:SEED, or a file.")
+]
+ModelArgs = Annotated[
+    list[str] | None,
+    typer.Option("--model-arg", metavar="K=V", help="Argument of the model's constructor; may be repeated."),
+]
+Mean = Annotated[
+    str | None, typer.Option("--mean", metavar="R,G,B", help="Instead of the weights' own mean.")
+]
+Std = Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="Instead of the weights' own std.")]
+ImageSize = Annotated[
+    str | None,
+    typer.Option("--image-size", metavar="N|HxW", help="Instead of the model's input size, in pixels."),
+]
+Interpolation = Annotated[
+    str | None, typer.Option("--interpolation", help="nearest, bilinear, bicubic or lanczos.")
+]
+Preprocess = Annotated[
+    str,
+    typer.Option(
+        "--preprocess", help="model (its own transform) or whole (the whole image resized, without a crop)."
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Execute code that the request names: python: models, foreign pipelines."),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+BatchSize = Annotated[str, typer.Option("--batch-size", help="auto, or a multiple of 8.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Threads that decode images; one a processor.")
+]
+
+
+def model_request(
+    model: str,
+    weights: str,
+    model_arg: list[str] | None,
+    mean: str | None,
+    std: str | None,
+    image_size: str | None,
+    interpolation: str | None,
+    preprocess: str,
+    trust: bool,
+) -> ModelRequest:
+    """Return what the options ask for; raises `SpecError` on one that cannot be read."""
+    return ModelRequest(
+        model=model,
+        weights=weights,
+        model_args=tuple(_argument(text) for text in model_arg or ()),
+        preprocess=preprocess,
+        mean=None if mean is None else _three("--mean", mean),
+        std=None if std is None else _three("--std", std),
+        image_size=None if image_size is None else _size(image_size),
+        interpolation=interpolation,
+        trust=trust,
+    )
+
+
+def batch_size(text: str) -> int | None:
+    """Read ``--batch-size``: None for auto."""
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise SpecError(f"--batch-size {text!r} is neither auto nor a number.")
+    return int(text)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise SpecError(f"--model-arg {text!r} is not K=V, such as pad_type=same.")
+    words = {"True": True, "False": False, "None": None}
+    if value in words:
+        return name, words[value]
+    try:
+        read = json.loads(value)
+    except ValueError:
+        return name, value
+    if isinstance(read, list | dict):
+        raise SpecError(f"--model-arg {name} must be a number, text, true, false or null, not {value}.")
+    return name, read
+
+
+def _three(option: str, text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise SpecError(f"{option} {text!r} is not three numbers R,G,B, such as .485,.456,.406.") from None
+    return red, green, blue
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() and int(part) for part in parts) or len(parts) > 2:
+        raise SpecError(f"--image-size {text!r} is neither N nor HxW, such as 224 or 224x336.")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

@@ -1,0 +1,281 @@
+"""Fit a recipe: cross-validate it, fit it once more for use, and write the run folder."""
+
+from __future__ import annotations
+
+import math
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
+from sklearn.pipeline import Pipeline
+from threadpoolctl import threadpool_info
+
+from featpipe.datasets import Dataset, load_dataset
+from featpipe.errors import RecipeError
+from featpipe.extraction import Extraction, Means, Progress, extract
+from featpipe.model_selection import (
+    Evaluation,
+    evaluate,
+    fit_with_metadata,
+    get_scorer,
+    make_cv,
+    merge_groups,
+)
+from featpipe.recipes import Recipe
+from featpipe.runs._folder import RunFolder
+from featpipe.runs._summary import summarise, target_names, tidy
+from featpipe.store import FeatureCache
+
+_LIBRARIES = ("featpipe", "numpy", "scipy", "scikit-learn", "pandas", "zarr", "joblib")
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What `fit` is asked for.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        With its parameters set.
+    data : str
+        DATA, such as ``table:DIR``.
+    out : str
+        The run folder.
+    cache : str
+    subject, target : str, optional
+        Which subject; which named group of targets.
+    cv : int or str, optional
+        Overrides the recipe's folds and the data's splits.
+    n_jobs : int
+        Processes for the outer folds.
+    extract : bool
+        Extract what the recipe needs and the cache lacks.
+    overwrite : bool
+    given : mapping
+        ``--set`` and ``--search`` as they were written, for the record.
+    """
+
+    recipe: Recipe
+    data: str
+    out: str
+    cache: str = "cache"
+    subject: str | None = None
+    target: str | None = None
+    cv: int | str | None = None
+    n_jobs: int = 1
+    extract: bool = False
+    overwrite: bool = False
+    trust: bool = False
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+
+def fit(request: FitRequest, *, means: Means | None = None, progress: Progress | None = None) -> RunFolder:
+    """Run a recipe end to end.
+
+    The scores come from outer folds (or from the data's own test split) whose rows nothing was fitted,
+    chosen or scaled on. The pipeline that is saved is then fitted on all rows, or on the training split
+    where there is one.
+
+    Parameters
+    ----------
+    request : FitRequest
+    means : Means, optional
+        How to extract, with ``request.extract``.
+    progress : callable (images done, images in all), optional
+
+    Returns
+    -------
+    RunFolder
+
+    Raises
+    ------
+    RequestError
+        Recipe, data and cache do not fit together.
+    """
+    began = time.perf_counter()
+    recipe = request.recipe
+    kind = request.data.partition(":")[0]
+    if kind not in recipe.data:
+        raise RecipeError(
+            f"Recipe {recipe.name!r} takes {', '.join(recipe.data)} data, not {request.data!r}."
+        )
+    folder = RunFolder.create(request.out, overwrite=request.overwrite)
+    dataset = load_dataset(request.data, subject=request.subject, target=request.target)
+    extraction = _extract(request, dataset, means, progress) if request.extract else None
+    extracted = time.perf_counter()
+    evaluation, estimator, cv = _evaluate(request, dataset)
+    evaluated = time.perf_counter()
+    final, rows = _fit_final(estimator, dataset)
+    _write(folder, request, dataset, evaluation, cv, final, rows)
+    times = {
+        "extract": extracted - began,
+        "evaluate": evaluated - extracted,
+        "fit": time.perf_counter() - evaluated,
+    }
+    record = _record(request, dataset, evaluation, cv, final, extraction, times)
+    folder.write_json("run.json", record)
+    return folder
+
+
+def _extract(
+    request: FitRequest, dataset: Dataset, means: Means | None, progress: Progress | None
+) -> Extraction:
+    order = request.recipe.order(trust=request.trust)
+    return extract(order, dataset.stimuli, FeatureCache(request.cache), means=means, progress=progress)
+
+
+def outer_folds(request: FitRequest, dataset: Dataset) -> tuple[Any, str, np.ndarray | None]:
+    """Return the splitter, how it is called, and the groups that no fold divides.
+
+    The test split of the data is the default where there is one. Ids that show one image are one group.
+    """
+    groups = merge_groups(dataset.groups, dataset.digests)
+    chosen = request.cv
+    if chosen is None:
+        splits = set() if dataset.splits is None else set(dataset.splits)
+        chosen = "splits" if {"train", "test"} <= splits else request.recipe.cv
+    elif chosen == "splits" and dataset.splits is None:
+        raise RecipeError(f"--cv splits: {request.data!r} has no splits. Give a number of folds.")
+    if chosen == "group" and dataset.groups is None:
+        raise RecipeError(f"--cv group: {request.data!r} has no groups. Give a number of folds.")
+    cv = make_cv(chosen, ids=dataset.ids, groups=groups, splits=dataset.splits)
+    return cv, str(chosen), groups
+
+
+def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEstimator, str]:
+    recipe = request.recipe
+    cv, called, groups = outer_folds(request, dataset)
+    pipeline = clone(recipe.pipeline).set_params(
+        features__cache=request.cache, features__stimuli=dataset.stimuli.digest
+    )
+    estimator = _searching(pipeline, recipe, groups)
+    evaluation = evaluate(
+        estimator,
+        dataset.ids,
+        dataset.responses,
+        cv=cv,
+        scoring=recipe.scoring,
+        groups=groups,
+        sample_weight=dataset.n_repeats,
+        target_names=target_names(dataset),
+        n_jobs=request.n_jobs,
+    )
+    return evaluation, estimator, called
+
+
+def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None) -> BaseEstimator:
+    if not recipe.search:
+        return pipeline
+    inner = KFold(5, shuffle=True, random_state=0) if groups is None else GroupKFold(5)
+    return GridSearchCV(pipeline, dict(recipe.search), scoring=get_scorer(recipe.search_scoring), cv=inner)
+
+
+def _fit_final(estimator: BaseEstimator, dataset: Dataset) -> tuple[Pipeline, np.ndarray]:
+    """Fit on every row that a user may predict from: the training split, or all rows."""
+    has_test = dataset.splits is not None and "train" in dataset.splits
+    rows = np.flatnonzero(dataset.splits == "train") if has_test else np.arange(dataset.n_stimuli)
+    groups = merge_groups(dataset.groups, dataset.digests)
+    fitted = fit_with_metadata(
+        clone(estimator),
+        dataset.ids[rows],
+        dataset.responses[rows],
+        groups=None if groups is None else groups[rows],
+        sample_weight=None if dataset.n_repeats is None else dataset.n_repeats[rows],
+    )
+    pipeline = getattr(fitted, "best_estimator_", fitted)
+    return pipeline.set_params(features__stimuli=None), rows
+
+
+def _write(
+    folder: RunFolder,
+    request: FitRequest,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    cv: str,
+    final: Pipeline,
+    rows: np.ndarray,
+) -> None:
+    summary = summarise(evaluation.scores, dataset)
+    summary |= {
+        "n_stimuli": dataset.n_stimuli,
+        "n_targets": dataset.n_targets,
+        "n_folds": len(evaluation.scores[request.recipe.scoring[0]]),
+        "cv": cv,
+        "constant_predictions": int(evaluation.n_constant_predictions),
+    }
+    folder.write_json("summary.json", summary)
+    folder.write_csv("scores.csv", tidy(evaluation.scores, dataset))
+    training = pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]})
+    folder.write_csv("training.csv", training)
+    folder.write_pipeline(final)
+
+
+def _record(
+    request: FitRequest,
+    dataset: Dataset,
+    evaluation: Evaluation,
+    cv: str,
+    final: Pipeline,
+    extraction: Extraction | None,
+    times: Mapping[str, float],
+) -> dict[str, Any]:
+    recipe = request.recipe
+    return {
+        "format": 1,
+        "recipe": {"name": recipe.name, "path": recipe.path, "sha256": recipe.sha256},
+        "summary": recipe.summary,
+        "citation": recipe.citation,
+        "data": {
+            "given": request.data,
+            "name": dataset.name,
+            "subject": dataset.subject,
+            "target": request.target,
+            "stimuli": dataset.stimuli.digest,
+            "n_stimuli": dataset.n_stimuli,
+            "n_targets": dataset.n_targets,
+        },
+        "targets": [str(name) for name in target_names(dataset)],
+        "cache": str(request.cache),
+        "given": dict(request.given),
+        "cv": cv,
+        "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
+        "features": features_record(final, FeatureCache(request.cache), dataset.stimuli.digest),
+        "pipeline": {name: repr(step) for name, step in final.steps},
+        "extraction": None
+        if extraction is None
+        else {
+            "computed": extraction.n_computed,
+            "reused": extraction.n_reused,
+            "device": extraction.device,
+        },
+        "seconds": {name: round(value, 3) for name, value in times.items()},
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "threads": {pool["user_api"]: pool["num_threads"] for pool in threadpool_info()},
+    }
+
+
+def features_record(pipeline: Pipeline, cache: FeatureCache, stimuli: str) -> list[dict[str, Any]]:
+    """Return the features that a fitted pipeline reads: spec, cache key, and how the weights were asked for."""
+    records = []
+    for spec, shape in zip(pipeline[0].specs_, pipeline[0].row_shapes_, strict=True):
+        provenance = cache.array(spec.key(stimuli)).provenance
+        records.append(
+            {
+                "key": spec.key(stimuli),
+                "spec": spec.to_json(),
+                "row_shape": list(shape),
+                "values": math.prod(shape),
+                "weights_asked": provenance.get("weights_asked", ""),
+                "weights_label": provenance.get("weights_label", ""),
+            }
+        )
+    return records

@@ -1,0 +1,130 @@
+"""A run folder: what `fit` leaves behind, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import skops.io
+from sklearn.pipeline import Pipeline
+
+from featpipe.errors import RecipeError
+
+# What a fitted pipeline may hold beyond what skops itself knows to be safe; anything else needs --trust.
+_OURS = ("featpipe.",)
+
+
+class RunFolder:
+    """Files of one run.
+
+    ``run.json``
+        All that is needed to do it again: recipe with digest, data, parameters, the features that were
+        meant, folds, versions, times.
+    ``summary.json``
+        Scores overall and per group; no times in it, so that equal runs have equal bytes.
+    ``scores.csv``
+        Tidy: target, group, fold, metric, value.
+    ``training.csv``
+        Id and image digest of every stimulus that the saved pipeline was fitted on.
+    ``pipeline.skops``
+        The fitted pipeline; loading it executes no code.
+    ``report.html``
+        For people.
+
+    Parameters
+    ----------
+    path : str or Path
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunFolder:
+        """Make the folder.
+
+        Raises
+        ------
+        RecipeError
+            It holds a run already and `overwrite` is off, or it is not a folder.
+        """
+        folder = cls(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise RecipeError(f"--out {folder.path} is a file; name a folder.")
+        if (folder.path / "summary.json").exists() and not overwrite:
+            raise RecipeError(f"{folder.path} holds a run already. Name another --out, or say --overwrite.")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open a run that was finished.
+
+        Raises
+        ------
+        RecipeError
+            The folder holds no run.
+        """
+        folder = cls(path)
+        for name in ("run.json", "summary.json"):
+            if not (folder.path / name).is_file():
+                raise RecipeError(
+                    f"{folder.path} is not a run folder: it has no {name}. `featpipe fit` makes one."
+                )
+        return folder
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        self._replace(name, text.encode())
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run."""
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RecipeError(
+                f"{self.path / name} is not valid JSON ({error}); the run folder is damaged."
+            ) from error
+        return dict(value)
+
+    def write_csv(self, name: str, table: pd.DataFrame) -> None:
+        """Write a table, whole or not at all."""
+        self._replace(name, table.to_csv(index=False).encode())
+
+    def write_pipeline(self, pipeline: Pipeline) -> None:
+        """Save the fitted pipeline so that loading it executes no code."""
+        self._replace("pipeline.skops", skops.io.dumps(pipeline))
+
+    def load_pipeline(self, *, trust: bool = False) -> Pipeline:
+        """Load the fitted pipeline.
+
+        Raises
+        ------
+        RecipeError
+            There is none, or it holds types that neither featpipe nor skops knows, and `trust` is off.
+        """
+        path = self.path / "pipeline.skops"
+        if not path.is_file():
+            raise RecipeError(f"{self.path} has no pipeline.skops; the run did not finish.")
+        foreign = skops.io.get_untrusted_types(file=path)
+        strange = [name for name in foreign if not name.startswith(_OURS)]
+        if strange and not trust:
+            raise RecipeError(
+                f"{path} holds {', '.join(strange)}, which are not known to be safe. If you trust where the file comes "
+                "from, say --trust."
+            )
+        return skops.io.load(path, trusted=foreign)
+
+    def target_names(self) -> list[str]:
+        """Return the name of each target that the pipeline predicts, in order."""
+        return [str(name) for name in self.read_json("run.json")["targets"]]
+
+    def _replace(self, name: str, content: bytes) -> None:
+        part = self.path / f".{name}.part"
+        part.write_bytes(content)
+        os.replace(part, self.path / name)

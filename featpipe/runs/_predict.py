@@ -1,0 +1,205 @@
+"""Predict the responses to new images with a saved run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.io
+
+from featpipe.errors import RecipeError, RequestError
+from featpipe.extraction import Means, Order, Progress, extract
+from featpipe.models import ModelRequest
+from featpipe.runs._folder import RunFolder
+from featpipe.spec import FeatureSpec, LayerRequest
+from featpipe.stimuli import StimulusSet
+from featpipe.store import FeatureCache
+
+FORMATS = (".npz", ".npy", ".mat", ".csv")
+
+
+def predict(
+    run: RunFolder,
+    stimuli: StimulusSet,
+    *,
+    cache: str | None = None,
+    weights: str | None = None,
+    means: Means | None = None,
+    progress: Progress | None = None,
+    trust: bool = False,
+) -> np.ndarray:
+    """Predict the responses to images; features that the cache lacks are extracted.
+
+    Parameters
+    ----------
+    run : RunFolder
+    stimuli : StimulusSet
+    cache : str, optional
+        Instead of the run's.
+    weights : str, optional
+        Where the weights are now, if they are not where they were; their digest must be the same.
+    means, progress
+        See `featpipe.extraction.extract`.
+    trust : bool
+        See `RunFolder.load_pipeline`.
+
+    Returns
+    -------
+    ndarray of shape (n_stimuli, n_targets)
+
+    Raises
+    ------
+    RecipeError
+        The network that can be loaded now does not give the features that the run was fitted on.
+    """
+    record = run.read_json("run.json")
+    pipeline = run.load_pipeline(trust=trust)
+    where = str(cache or record["cache"])
+    pipeline.set_params(features__cache=where, features__stimuli=stimuli.digest)
+    ensure_features(
+        record["features"], stimuli, where, weights=weights, means=means, progress=progress, trust=trust
+    )
+    return np.asarray(pipeline.predict(np.asarray(stimuli.ids)))
+
+
+def ensure_features(
+    features: Sequence[Mapping[str, Any]],
+    stimuli: StimulusSet,
+    cache: str,
+    *,
+    weights: str | None,
+    means: Means | None,
+    progress: Progress | None,
+    trust: bool,
+) -> None:
+    """Extract whatever of a run's features the cache lacks for a stimulus set."""
+    store = FeatureCache(cache)
+    specs = [FeatureSpec.from_json(feature["spec"]) for feature in features]
+    keys = [spec.key(stimuli.digest) for spec in specs]
+    there = set(store.keys())
+    if all(key in there and store.array(key).complete for key in keys):
+        return
+    order = order_again(specs, str(weights or features[0]["weights_asked"]), trust=trust)
+    done = extract(order, stimuli, store, means=means, progress=progress)
+    if not set(keys) <= set(done.keys):
+        raise RecipeError(_difference(specs, [target.spec for target in done.targets]))
+
+
+def order_again(specs: Sequence[FeatureSpec], weights: str, *, trust: bool = False) -> Order:
+    """Return the order that makes these features again."""
+    spec = specs[0]
+    if spec.preprocessing is None:
+        raise RecipeError(
+            f"{spec.model} was imported, so its features for new images cannot be computed. Import them for "
+            "these images too (featpipe cache import)."
+        )
+    prep = spec.preprocessing
+    model = ModelRequest(
+        model=spec.model,
+        weights=weights or "default",
+        model_args=spec.model_args,
+        preprocess=prep.mode,
+        mean=prep.mean,
+        std=prep.std,
+        image_size=prep.input_size,
+        interpolation=prep.interpolation,
+        trust=trust,
+    )
+    layers = tuple(LayerRequest(s.layer_label, s.reduction) for s in specs)
+    return Order(model, layers, store_dtype=spec.store_dtype, precision=spec.precision)
+
+
+def _difference(wanted: Sequence[FeatureSpec], got: Sequence[FeatureSpec]) -> str:
+    ours, theirs = wanted[0].to_json(), got[0].to_json()
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    return (
+        f"The network that can be loaded now differs from the run's in {', '.join(differing)}: "
+        f"{ {n: theirs.get(n) for n in differing} } instead of { {n: ours.get(n) for n in differing} }. "
+        "Give the weights that the run was made with (--weights FILE)."
+    )
+
+
+def write_predictions(
+    path: str | Path, ids: Sequence[str], predictions: np.ndarray, targets: Sequence[str]
+) -> None:
+    """Write predictions with their ids inside.
+
+    ``.npz`` and ``.mat`` hold ``ids``, ``targets`` and ``predictions`` (n_stimuli, n_targets); ``.npy`` is a
+    structured array with the fields ``id`` and ``prediction``; ``.csv`` has a column ``id`` and one a target.
+
+    Raises
+    ------
+    RequestError
+        Another ending.
+    """
+    out = Path(path)
+    check_format(out)
+    values = np.asarray(predictions, dtype=np.float32)
+    values = values[:, None] if values.ndim == 1 else values
+    names, columns = np.asarray(ids, dtype=str), np.asarray(targets, dtype=str)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        np.savez(out, ids=names, targets=columns, predictions=values)
+    elif out.suffix == ".mat":
+        cells = {"ids": names.astype(object), "targets": columns.astype(object), "predictions": values}
+        scipy.io.savemat(out, cells, do_compression=True)
+    elif out.suffix == ".npy":
+        table = np.empty(len(names), dtype=[("id", names.dtype), ("prediction", "<f4", values.shape[1:])])
+        table["id"], table["prediction"] = names, values
+        np.save(out, table)
+    else:
+        pd.DataFrame(values, columns=columns).assign(id=names)[["id", *columns]].to_csv(out, index=False)
+
+
+def check_format(path: Path) -> None:
+    """Refuse an ending that predictions cannot be written to; raises `RequestError`."""
+    if path.suffix not in FORMATS:
+        raise RequestError(f"Predictions are written as {', '.join(FORMATS)}, not {path.name!r}.")
+
+
+def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read what `write_predictions` wrote: ids (n_stimuli,) and predictions (n_stimuli, n_targets).
+
+    Raises
+    ------
+    RequestError
+        Another ending, no such file, or no ids inside.
+    """
+    source = Path(path)
+    check_format(source)
+    if not source.is_file():
+        raise RequestError(
+            f"There is no file {source}. Write one with `featpipe predict RUN --out {source.name}`."
+        )
+    try:
+        return _READERS[source.suffix](source)
+    except (KeyError, ValueError, IndexError) as error:
+        raise RequestError(
+            f"{source} is not a file of predictions with ids inside ({error}). `featpipe predict` writes such files."
+        ) from error
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as data:
+        return data["ids"], data["predictions"]
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    table = np.load(path, allow_pickle=False)
+    return table["id"], table["prediction"]
+
+
+def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    data = scipy.io.loadmat(path)
+    return np.array([str(cell[0]) for cell in data["ids"].ravel()]), data["predictions"]
+
+
+def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    table = pd.read_csv(path, dtype={"id": str})
+    return table.pop("id").to_numpy(dtype=str), table.to_numpy(dtype=np.float32)
+
+
+_READERS = {".npz": _read_npz, ".npy": _read_npy, ".mat": _read_mat, ".csv": _read_csv}

@@ -1,0 +1,112 @@
+"""Score a saved run, or a file of predictions, on data that it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featpipe.datasets import Dataset, load_dataset
+from featpipe.errors import RecipeError, RequestError
+from featpipe.extraction import Means, Progress
+from featpipe.metrics import METRICS
+from featpipe.runs._folder import RunFolder
+from featpipe.runs._predict import predict, read_predictions
+from featpipe.runs._summary import summarise
+
+
+def score(
+    source: str,
+    data: str,
+    *,
+    subject: str | None = None,
+    target: str | None = None,
+    cache: str | None = None,
+    means: Means | None = None,
+    progress: Progress | None = None,
+    trust: bool = False,
+) -> dict[str, Any]:
+    """Score a run folder or a file of predictions on a dataset.
+
+    Of data with splits the test split is scored. A run refuses images that its pipeline was fitted on.
+
+    Parameters
+    ----------
+    source : str
+        A run folder, or a file that `write_predictions` made.
+    data : str
+        DATA.
+    subject, target : str, optional
+        As in `fit`; a run's own are the default.
+    cache, means, progress, trust
+        See `predict`.
+
+    Returns
+    -------
+    dict
+        As ``summary.json``, see `summarise`; one fold.
+
+    Raises
+    ------
+    RequestError
+        Ids do not match, or images were in the training set.
+    """
+    run = RunFolder.open(source) if Path(source).is_dir() else None
+    if run is not None:
+        recorded = run.read_json("run.json")["data"]
+        subject, target = subject or recorded["subject"], target or recorded["target"]
+    dataset = load_dataset(data, subject=subject, target=target)
+    if dataset.splits is not None and "test" in dataset.splits:
+        dataset = dataset.select_split("test")
+    if run is None:
+        predictions = _aligned(*read_predictions(source), dataset)
+    else:
+        _refuse_training_images(run, dataset)
+        stimuli = dataset.stimuli.select(dataset.ids.tolist())
+        predictions = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
+    return _scores(dataset, predictions)
+
+
+def _scores(dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
+    predictions = predictions[:, None] if predictions.ndim == 1 else predictions
+    if predictions.shape != dataset.responses.shape:
+        raise RequestError(
+            f"Predictions have {predictions.shape[1]} targets, {dataset.name!r} has {dataset.n_targets}. "
+            "Score them on the subject and target that they were made for (--subject, --target)."
+        )
+    scores = {name: metric(dataset.responses, predictions)[None] for name, metric in METRICS.items()}
+    summary = summarise(scores, dataset)
+    constant = int(np.count_nonzero(np.ptp(predictions, axis=0) == 0))
+    return summary | {
+        "n_stimuli": dataset.n_stimuli,
+        "n_targets": dataset.n_targets,
+        "n_folds": 1,
+        "constant_predictions": constant,
+    }
+
+
+def _aligned(ids: np.ndarray, predictions: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Return predictions in the dataset's order, joined by id."""
+    row = {str(name): position for position, name in enumerate(ids)}
+    if len(row) != len(ids):
+        raise RequestError("The file of predictions has an id twice; each stimulus must be predicted once.")
+    missing = [name for name in dataset.ids.tolist() if name not in row]
+    if missing:
+        raise RequestError(
+            f"{len(missing)} of {dataset.n_stimuli} stimuli of {dataset.name!r} have no prediction, "
+            f"first {missing[0]!r}. Predict the images that are scored."
+        )
+    return predictions[[row[name] for name in dataset.ids.tolist()]]
+
+
+def _refuse_training_images(run: RunFolder, dataset: Dataset) -> None:
+    trained = set(pd.read_csv(run.path / "training.csv", dtype=str)["sha256"])
+    seen = [name for name, sha in zip(dataset.ids, dataset.digests, strict=True) if sha in trained]
+    if seen:
+        raise RecipeError(
+            f"{len(seen)} of {dataset.n_stimuli} images were in the training set of {run.path}, first {seen[0]!r}: "
+            "their score would say nothing. summary.json has the cross-validated score; score new images, or data "
+            "with a test split."
+        )

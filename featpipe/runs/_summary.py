@@ -1,0 +1,96 @@
+"""Scores put together: per target, per group of targets, overall, with the ceiling beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featpipe.datasets import Dataset
+
+
+def summarise(scores: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, Any]:
+    """Return overall and per-group scores.
+
+    Parameters
+    ----------
+    scores : mapping of metric to ndarray of shape (n_folds, n_targets)
+    dataset : Dataset
+        Gives the groups and, where known, the noise ceiling (explainable variance, 0 to 1) per target.
+
+    Returns
+    -------
+    dict
+        ``{"scores": {metric: {"overall": x, "groups": {name: x}}}, "noise_ceiling": …}``. A score is the mean
+        over targets of the mean over folds. ``noise_normalized_r2`` is a ratio of means, mean r² over mean
+        ceiling, so that a target without signal cannot rule it.
+    """
+    per_target = {metric: values.mean(axis=0) for metric, values in scores.items()}
+    summary: dict[str, Any] = {"scores": {m: _by_group(v, dataset) for m, v in per_target.items()}}
+    ceiling = dataset.noise_ceiling
+    if ceiling is not None and np.isfinite(ceiling).any():
+        summary["noise_ceiling"] = _by_group(ceiling, dataset)
+        if "r2" in per_target:
+            summary["scores"]["noise_normalized_r2"] = _ratio(
+                summary["scores"]["r2"], summary["noise_ceiling"]
+            )
+    return summary
+
+
+def tidy(scores: Mapping[str, np.ndarray], dataset: Dataset) -> pd.DataFrame:
+    """Return one row per target, fold and metric; ``group`` joins the groups of a target with semicolons."""
+    names = target_names(dataset)
+    groups = groups_of_targets(dataset)
+    parts = []
+    for metric, values in scores.items():
+        n_folds = len(values)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "target": np.tile(names, n_folds),
+                    "group": np.tile(groups, n_folds),
+                    "fold": np.repeat(np.arange(n_folds), len(names)),
+                    "metric": metric,
+                    "value": values.ravel(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def target_names(dataset: Dataset) -> np.ndarray:
+    """Return one name per target: the column ``target`` or ``name`` of the targets, else its number."""
+    for column in ("target", "name"):
+        if column in dataset.targets:
+            return dataset.targets[column].astype(str).to_numpy(dtype=object)
+    return np.arange(dataset.n_targets).astype(str).astype(object)
+
+
+def groups_of_targets(dataset: Dataset) -> np.ndarray:
+    """Return the names of each target's groups, joined with semicolons."""
+    names = np.full(dataset.n_targets, "", dtype=object)
+    for group, mask in dataset.masks.items():
+        names[mask] = [f"{name};{group}" if name else group for name in names[mask]]
+    return names
+
+
+def _by_group(values: np.ndarray, dataset: Dataset) -> dict[str, Any]:
+    groups = {name: _mean(values[mask]) for name, mask in dataset.masks.items()}
+    return {"overall": _mean(values), "groups": groups}
+
+
+def _ratio(top: Mapping[str, Any], bottom: Mapping[str, Any]) -> dict[str, Any]:
+    groups = {name: _over(top["groups"][name], bottom["groups"][name]) for name in top["groups"]}
+    return {"overall": _over(top["overall"], bottom["overall"]), "groups": groups}
+
+
+def _over(top: float | None, bottom: float | None) -> float | None:
+    return top / bottom if top is not None and bottom else None
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean over the values that are known, None where none is (JSON has no NaN)."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else None
