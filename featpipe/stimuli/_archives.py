@@ -144,8 +144,7 @@ def _safe(path: Path, name: str) -> str:
     if name.startswith("/") or re.match("[A-Za-z]:", name) or ".." in PurePosixPath(name).parts:
         raise UnsafePath(
             f"{str(path)!r} has an entry {name!r}, which leaves the archive. Pack it again with relative "
-            "names; do "
-            "not unpack it if it came from a stranger."
+            "names; do not unpack it if it came from a stranger."
         )
     return str(PurePosixPath(name))  # tar writes ./image.png
 
@@ -153,8 +152,7 @@ def _safe(path: Path, name: str) -> str:
 def _link(path: Path, name: str, target: str) -> UnsafePath:
     return UnsafePath(
         f"{str(path)!r} has an entry {name!r} that is a link to {target!r}; links in archives are not "
-        "followed. "
-        "Pack the files themselves (tar --dereference --hard-dereference)."
+        "followed. Pack the files themselves (tar --dereference --hard-dereference)."
     )
 
 
@@ -164,6 +162,5 @@ def _require_uncompressed(path: Path) -> None:
     if tool:
         raise StimulusError(
             f"{str(path)!r} is a compressed tar, in which no image can be reached without unpacking all "
-            "before it. "
-            f"Run `{tool} --keep {path.name}` and give the .tar, or pack a .zip."
+            f"before it. Run `{tool} --keep {path.name}` and give the .tar, or pack a .zip."
         )

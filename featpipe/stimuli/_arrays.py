@@ -109,14 +109,12 @@ def _require_pixel_type(dtype: np.dtype, label: str) -> None:
     if dtype.hasobject:
         raise StimulusError(
             f"{label!r} holds Python objects (a pickle), which are never loaded because they can run code. "
-            "Save "
-            "the images as an array of uint8."
+            "Save the images as an array of uint8."
         )
     if dtype.newbyteorder("=") not in _KINDS:
         raise StimulusError(
             f"{label!r} has values of {dtype}; images are uint8 (0 to 255) or uint16 (0 to 65535). Convert "
-            "them, "
-            "such as np.round(images * 255).astype(np.uint8) for values between 0 and 1."
+            "them, such as np.round(images * 255).astype(np.uint8) for values between 0 and 1."
         )
 
 

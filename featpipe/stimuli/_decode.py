@@ -91,8 +91,7 @@ class Unusable(Exception):
             )
         return BrokenImage(
             f"Image {file!r} cannot be decoded: {self.reason}. Replace the file, or leave such images out "
-            "with "
-            "--skip-broken."
+            "with --skip-broken."
         )
 
 
@@ -224,8 +223,8 @@ def _turned(rgb: Image.Image, orientation: int) -> Image.Image:
 def _require_strict_loading() -> None:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise StimulusError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, which fills the lost part of a truncated image with "
-            "grey. Some other code in this process set it; set it to False."
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, which fills the lost part of a truncated image "
+            "with grey. Some other code in this process set it; set it to False."
         )
 
 

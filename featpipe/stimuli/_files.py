@@ -63,8 +63,7 @@ class FileImages:
             if not paths[-1].is_file():
                 raise StimulusError(
                     f"Line {line} of {str(table)!r} names {path!r}, which is not a file ({paths[-1]}). Paths "
-                    "are "
-                    "relative to the CSV."
+                    "are relative to the CSV."
                 )
         if not ids:
             raise EmptySource(f"{str(table)!r} lists no image: it has a header and no rows.")
@@ -78,8 +77,7 @@ def no_images(source: str, found: Sequence[str]) -> EmptySource:
     has = f"{len(found)} other files ({', '.join(others[:5])})" if found else "nothing"
     return EmptySource(
         f"{source!r} holds no image, but {has}. Images have the extensions {', '.join(sorted(SUFFIXES))}; "
-        "hidden "
-        "files and folders are left out."
+        "hidden files and folders are left out."
     )
 
 

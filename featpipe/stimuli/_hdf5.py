@@ -38,8 +38,7 @@ def hdf5_images(path: Path, name: str | None, max_pixels: int) -> ArrayImages:
             if not name:
                 raise StimulusError(
                     f"{str(path)!r} is an HDF5 file; say which dataset holds the images: {path}:NAME, NAME "
-                    "one of "
-                    f"{', '.join(sorted(file)) or 'none, it is empty'}."
+                    f"one of {', '.join(sorted(file)) or 'none, it is empty'}."
                 )
             dataset = _dataset(file, name, label)
             rows = _Dataset(path, name, dataset.shape, dataset.dtype)
@@ -53,14 +52,13 @@ def hdf5_images(path: Path, name: str | None, max_pixels: int) -> ArrayImages:
 def _dataset(file: h5py.File, name: str, label: str) -> h5py.Dataset:
     node = file
     for part in name.strip("/").split("/"):
-        if not isinstance(node, h5py.Group) or part not in node.keys():  # noqa: SIM118  `in node` follows links
+        if not isinstance(node, h5py.Group) or part not in node.keys():
             has = ", ".join(sorted(node)) if isinstance(node, h5py.Group) else "none, it is a dataset"
             raise StimulusError(f"{label!r} does not exist: no {part!r} in {node.name!r}, which has {has}.")
         if not isinstance(node.get(part, getlink=True), h5py.HardLink):
             raise UnsafePath(
                 f"{label!r} goes through the link {part!r}; links in HDF5 files are not followed. Name the "
-                "dataset "
-                "that it leads to."
+                "dataset that it leads to."
             )
         node = node[part]
     if not isinstance(node, h5py.Dataset):
@@ -70,7 +68,6 @@ def _dataset(file: h5py.File, name: str, label: str) -> h5py.Dataset:
     if node.is_virtual or node.external:
         raise UnsafePath(
             f"{label!r} keeps its values in other files (a virtual dataset or external storage), which are "
-            "not "
-            "followed. Copy them into one dataset."
+            "not followed. Copy them into one dataset."
         )
     return node

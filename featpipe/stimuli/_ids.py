@@ -76,8 +76,10 @@ def natural_order(ids: Sequence[str]) -> list[int]:
     return sorted(range(len(ids)), key=key)
 
 
-def require_unique(ids: Iterable[str], files: Iterable[str]) -> None:
+def require_unique(ids: Sequence[str], files: Iterable[str]) -> None:
     """Raise `DuplicateIds` naming both files where two images have one id."""
+    if len(set(ids)) == len(ids):
+        return
     seen: dict[str, str] = {}
     for name, file in zip(ids, files, strict=True):
         if name in seen:

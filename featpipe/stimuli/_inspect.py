@@ -45,11 +45,11 @@ def inspect(
     """
     parts = images.parts
     # Pillow's version: what one version cannot decode another may.
-    details = [DECODER, PIL.__version__, {"decoded": max_pixels if decoded else None}]
+    details = f"{DECODER} of Pillow {PIL.__version__}, " + (f"up to {max_pixels}" if decoded else "headers")
     with _ReadAhead(images, decoded, max_pixels, progress) as facts:
         answers = remembered_many(
             "stimulus-facts",
-            [(part.files, [*details, part.within]) for part in parts],
+            [(part.files, [details, part.within]) for part in parts],
             lambda number: json.dumps([facts(position) for position in parts[number].positions]),
             rehash=rehash,
         )
@@ -102,5 +102,5 @@ class _ReadAhead:
                 )
         facts = self._pending.pop(position).result()
         if self._progress is not None:
-            self._progress(position, total)
+            self._progress(position + 1, total)
         return facts

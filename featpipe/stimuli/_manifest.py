@@ -76,18 +76,22 @@ class StimulusManifest:
                 f"A stimulus manifest has exactly the fields {', '.join(sorted(_FIELDS))}, got {found}."
             )
         images, name, source = value["images"], value["name"], value["source"]
-        pairs = isinstance(images, list) and all(isinstance(i, list) and len(i) == 2 for i in images)
+        pairs = isinstance(images, list) and set(map(type, images)) <= {list} and set(map(len, images)) <= {2}
         if not pairs or not isinstance(name, str) or not isinstance(source, str):
             raise StimulusError(
-                "A stimulus manifest holds text as name and source, and [id, sha256] pairs as images; "
-                "this one does not."
+                "A stimulus manifest holds text as name and source, and [id, sha256] pairs as images; this "
+                "one does not."
             )
-        return cls(tuple(i[0] for i in images), tuple(i[1] for i in images), name, source)
+        ids, digests = zip(*images, strict=True) if images else ((), ())
+        return cls(ids, digests, name, source)
+
+
+# Both look at 100 000 entries within milliseconds, and search for the culprit only if there is one.
 
 
 def _require_ids(ids: Sequence[str]) -> None:
-    bad = next((i for i in ids if not isinstance(i, str) or not i or not _is_unicode(i)), None)
-    if bad is not None:
+    if not (set(map(type, ids)) <= {str} and all(ids) and _is_unicode("".join(ids))):
+        bad = next(i for i in ids if type(i) is not str or not i or not _is_unicode(i))
         raise StimulusError(
             f"Stimulus ids are non-empty Unicode text, got {bad!r}. Rename that image (or its file)."
         )
@@ -96,11 +100,15 @@ def _require_ids(ids: Sequence[str]) -> None:
 
 def _is_unicode(text: str) -> bool:
     """Tell whether text can be written as UTF-8; a file name that was not UTF-8 cannot."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_digests(digests: Sequence[str]) -> None:
-    hexadecimal = re.compile("[0-9a-f]{64}").fullmatch
-    bad = next((d for d in digests if not isinstance(d, str) or not hexadecimal(d)), None)
-    if bad is not None:
+    wanted = set(map(type, digests)) <= {str} and set(map(len, digests)) <= {64}
+    if not wanted or not re.fullmatch("[0-9a-f]*", "".join(digests)):
+        bad = next(d for d in digests if type(d) is not str or not re.fullmatch("[0-9a-f]{64}", d))
         raise StimulusError(f"An image digest is 64 lower-case hex digits (SHA-256), got {bad!r}.")

@@ -100,8 +100,7 @@ def _held(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Held:
     if info.file_size > _MAX_UNPACKED:
         raise StimulusError(
             f"{str(path)!r} is compressed and would take {info.file_size} bytes of memory. Save it with "
-            "np.savez or "
-            "np.save, which can be read row by row."
+            "np.savez or np.save, which can be read row by row."
         )
     with archive.open(info) as file:
         return _Held(np.lib.format.read_array(file, allow_pickle=False))
@@ -133,7 +132,7 @@ def _unreadable(path: str, error: BaseException) -> StimulusError:
     if "pickle" in str(error) or "magic string" in str(error) or "Object arrays" in str(error):
         return StimulusError(
             f"{path!r} is not a plain NumPy array, or holds Python objects (a pickle), which are never "
-            "loaded "
-            f"because they can run code ({error}). Save the images with np.save as uint8, and ids as text."
+            f"loaded because they can run code ({error}). Save the images with np.save as uint8, and ids as "
+            "text."
         )
     return StimulusError(f"{path!r} cannot be read as a NumPy array: {error}. Write it again.")

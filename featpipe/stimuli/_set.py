@@ -86,9 +86,7 @@ class StimulusSet:
             raise _summary(images, problems)
         rows = [row for row in range(len(facts)) if row not in problems]
         if not rows:
-            raise EmptySource(
-                f"None of the {len(facts)} images of {str(source)!r} can be used: {problems[0]}"
-            )
+            raise EmptySource(f"No image of {str(source)!r} can be used. {_summary(images, problems)}")
         manifest = StimulusManifest(
             tuple(images.ids[row] for row in rows),
             tuple(facts[row].sha256 for row in rows),
@@ -151,8 +149,8 @@ class StimulusSet:
         if found != wanted:
             raise StimulusError(
                 f"Image {self._images.file(position)!r} changed after the stimulus set was opened: its "
-                f"SHA-256 was {wanted[:12]}… and is "
-                f"{found[:12]}…. Start again, with --rehash if this happens at once."
+                f"SHA-256 was {wanted[:12]}… and is {found[:12]}…. Start again, with --rehash if this "
+                "happens at once."
             )
         if isinstance(stored, bytes):
             return decode(stored, self._max_pixels)
@@ -165,8 +163,7 @@ class StimulusSet:
         if unknown := [name for name in wanted if name not in rows]:
             raise StimulusError(
                 f"{len(unknown)} of {len(wanted)} ids are not in the stimulus set {self.name!r}, first "
-                f"{unknown[0]!r}; "
-                f"it has {len(self)} ids such as {self.ids[0]!r}."
+                f"{unknown[0]!r}; it has {len(self)} ids such as {', '.join(map(repr, self.ids[:2]))}."
             )
         chosen = [rows[name] for name in wanted]
         manifest = replace(self.manifest, ids=tuple(wanted), sha256=tuple(self.sha256[row] for row in chosen))
@@ -188,8 +185,7 @@ class StimulusSet:
         if isinstance(new, Mapping) and (unknown := sorted(new.keys() - set(self.ids))):
             raise StimulusError(
                 f"{unknown[0]!r} cannot be renamed: it is not in the stimulus set {self.name!r}, which has "
-                "ids such "
-                f"as {self.ids[0]!r}."
+                f"ids such as {self.ids[0]!r}."
             )
         ids = tuple(new.get(old, old) if isinstance(new, Mapping) else new(old) for old in self.ids)
         require_unique(ids, self.ids)

@@ -81,6 +81,5 @@ def _missing(text: str, path: Path) -> StimulusError:
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     return StimulusError(
         f"Image source {text!r} does not exist: {str(parent)!r} has no "
-        f"{path.absolute().relative_to(parent).parts[0]!r}. "
-        f"A source is {KINDS}."
+        f"{path.absolute().relative_to(parent).parts[0]!r}. A source is {KINDS}."
     )

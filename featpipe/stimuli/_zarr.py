@@ -98,8 +98,7 @@ def _require_array(path: Path) -> None:
     if unknown := sorted(set(_codecs(metadata)) - _CODECS):
         raise StimulusError(
             f"{str(path)!r} uses the codecs {', '.join(unknown)}, which are not among those that are safe to "
-            "run: "
-            f"{', '.join(sorted(_CODECS))}. Write it again with one of these."
+            f"run: {', '.join(sorted(_CODECS))}. Write it again with one of these."
         )
 
 
