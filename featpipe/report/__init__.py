@@ -1,0 +1,7 @@
+"""A run folder as one HTML page that a person can open, send and keep."""
+
+from __future__ import annotations
+
+from featpipe.report._write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,106 @@
+"""Write the report of a run."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from featpipe import __version__
+from featpipe.errors import MissingDependency
+from featpipe.report import _tables as tables
+from featpipe.report._read import Run, read_run
+
+
+def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
+    """Write the report of a run as one HTML file that needs nothing else.
+
+    Parameters
+    ----------
+    run_folder : path
+        Written by `featpipe fit`; holds ``run.json``, ``summary.json`` and ``scores.csv``.
+    out : path, optional
+        ``report.html`` in the run folder unless given.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    RecipeError
+        When the folder is no run or is damaged.
+    MissingDependency
+        When jinja2 or matplotlib is not installed.
+    """
+    run = read_run(run_folder)
+    page = _render(run)
+    target = Path(out) if out is not None else run.path / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    part.write_text(page, encoding="utf-8")
+    os.replace(part, target)
+    return target
+
+
+def _render(run: Run) -> str:
+    jinja2 = _optional("jinja2")
+    _optional("matplotlib")
+    plots = import_module("featpipe.report._plots")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files("featpipe.report").joinpath("report.html").read_text("utf-8"))
+    page: str = template.render(**_content(run), **_pictures(run, plots))
+    return page
+
+
+def _content(run: Run) -> dict[str, Any]:
+    recipe = run.record.get("recipe")
+    name = recipe.get("name", "run") if isinstance(recipe, dict) else recipe or "run"
+    data = run.record.get("data")
+    return {
+        "title": str(name),
+        "dataset": str(data.get("name", "")) if isinstance(data, dict) else str(data or ""),
+        "says": run.record.get("summary") or "",
+        "citation": run.record.get("citation") or "",
+        "sizes": [
+            (tables.count(size), what)
+            for what in ("stimuli", "targets", "folds")
+            if (size := run.summary.get(f"n_{what}")) is not None
+        ],
+        "headline": tables.headline(run),
+        "metrics": tables.columns(tables.raw_metrics(run)),
+        "groups": tables.group_rows(run),
+        "overall": tables.overall_row(run),
+        "has_ceiling": run.ceiling() is not None,
+        "has_hemispheres": any(row.hemisphere for row in tables.group_rows(run)),
+        "fold_metrics": tables.columns(tables.fold_metrics(run)),
+        "folds": tables.fold_rows(run),
+        "features": tables.features(run),
+        "facts": tables.facts(run),
+        "command": tables.command(run),
+        "details": tables.details(run),
+        "version": __version__,
+    }
+
+
+def _pictures(run: Run, plots: ModuleType) -> dict[str, Any]:
+    return {
+        "main_metric": tables.label(run.main_metric),
+        "by_group": plots.scores_by_group(run),
+        "histogram": plots.histogram(run),
+        "ceiling_mark": plots.ceiling_of(run, None) is not None,
+        "ceiling_is_root": run.main_metric == "pearson_r",
+    }
+
+
+def _optional(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingDependency(f"Reports need {name}: pip install 'featpipe[report]'.") from error
