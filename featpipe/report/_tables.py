@@ -168,26 +168,35 @@ def facts(run: Run) -> list[tuple[str, str]]:
 
 
 def command(run: Run) -> str:
-    """The command that does it again, quoted for a shell."""
+    """The command that does it again, quoted for a shell, an option a line.
+
+    It writes beside this run, because `featpipe fit` does not overwrite one unasked.
+    """
     record = run.record
     if given := record.get("command"):
         return given if isinstance(given, str) else shlex.join(map(str, given))
     recipe, data = _mapping(record.get("recipe")), _mapping(record.get("data"))
-    words = ["featpipe", "fit", str(_first(recipe.get("path"), recipe.get("name"), record.get("recipe")))]
-    options = {
-        "--data": _first(data.get("given"), record.get("data")),
-        "--subject": data.get("subject"),
-        "--target": data.get("target"),
-        "--cache": record.get("cache"),
-        "--cv": record.get("cv"),
-    }
-    for option, value in options.items():
-        if value is not None and not isinstance(value, Mapping):
-            words += [option, str(value)]
-    for kind in ("set", "search"):
-        for key, value in _mapping(_mapping(record.get("given")).get(kind)).items():
-            words += [f"--{kind}", f"{key}={json.dumps(value)}"]
-    return shlex.join([*words, "--out", str(run.path)])
+    path = str(_first(recipe.get("path"), recipe.get("name"), record.get("recipe")))
+    options = [
+        ("--data", _first(data.get("given"), record.get("data"))),
+        ("--subject", data.get("subject")),
+        ("--target", data.get("target")),
+        ("--cache", record.get("cache")),
+        ("--cv", record.get("cv")),
+        *_settings(record),
+        ("--out", f"{run.path}-again"),
+    ]
+    lines = [shlex.join([option, str(value)]) for option, value in options if value is not None]
+    return " \\\n    ".join([shlex.join(["featpipe", "fit", path]), *lines])
+
+
+def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    given = _mapping(record.get("given"))
+    return [
+        (f"--{kind}", f"{key}={json.dumps(value)}")
+        for kind in ("set", "search")
+        for key, value in _mapping(given.get(kind)).items()
+    ]
 
 
 def details(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from featpipe.datasets import group_masks, load_dataset, region_order
 from featpipe.errors import DatasetError
+from featpipe.testing import make_table_dataset
 
 
 @pytest.fixture
@@ -28,6 +30,14 @@ def test_rows_stay_aligned(dataset):
         np.testing.assert_array_equal(getattr(part, name), getattr(dataset, name)[rows])
     assert part.stimuli is dataset.stimuli
     np.testing.assert_array_equal(dataset.select_split("test").ids, dataset.ids[8:])
+
+
+def test_one_image_under_two_ids_has_one_digest(tmp_path):
+    folder = make_table_dataset(tmp_path, n=12)
+    shutil.copy(folder / "stimuli" / "image_2.png", folder / "stimuli" / "image_7.png")
+    digests = load_dataset(f"table:{folder}").digests
+    assert digests[2] == digests[7]
+    assert len(set(digests)) == 11
 
 
 def test_targets_stay_aligned(dataset):
