@@ -1,0 +1,164 @@
+"""`LayerScaler`: z-scoring that nearly dead channels cannot blow up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_sample_weight,
+    check_is_fitted,
+    validate_data,
+)
+
+from featpipe.blocks import LayerBlocks
+from featpipe.errors import RequestError
+
+_FLOATS = [np.float64, np.float32]
+_CHUNK_VALUES = 1 << 22  # values turned to float64 at a time: 32 MiB
+
+
+class LayerScaler(TransformerMixin, BaseEstimator):
+    """Standardise features with standard deviations floored relative to their layer.
+
+    ``(x - mean) / max(std, floor · rms)``, with rms the root mean square of the standard deviations of the
+    layer, which is the spread that an average unit of its variance has. A feature that hardly varies over
+    the training stimuli (a nearly dead channel) is then not divided by almost nothing, and a held-out
+    stimulus that wakes it up does not dominate the prediction. The median would be no floor at all for a
+    rectified layer in which more than half of the units are silent; the root mean square is.
+
+    Parameters
+    ----------
+    with_mean : bool
+        Subtract the mean.
+    with_std : bool
+        Divide by the floored standard deviation.
+    floor : float
+        Fraction of the layer's root-mean-square standard deviation, >= 0; 0 is plain z-scoring.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,), float64
+    std_ : ndarray of shape (n_features,), float64
+        Before the floor.
+    scale_ : ndarray of shape (n_features,), float64
+        What features are divided by; 1 where it would be 0.
+    floored_ : ndarray of bool, shape (n_features,)
+        Features that the floor holds.
+    n_features_in_ : int
+
+    Notes
+    -----
+    A matrix is one layer; `featpipe.LayerBlocks` have a floor for each layer and come out as one matrix,
+    layers side by side.
+    """
+
+    __metadata_request__fit = {"sample_weight": True}  # noqa: RUF012 (scikit-learn's form)
+
+    def __init__(self, with_mean=True, with_std=True, floor=0.1):
+        self.with_mean = with_mean
+        self.with_std = with_std
+        self.floor = floor
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Measure means and standard deviations.
+
+        Parameters
+        ----------
+        X : array of shape (n_stimuli, n_features), or LayerBlocks
+        y : ignored
+        sample_weight : float or array of shape (n_stimuli,), optional
+            Weight of each stimulus, >= 0.
+        """
+        if not self.floor >= 0:
+            raise RequestError(
+                f"floor must be >= 0, a fraction of the layer's standard deviation; got {self.floor!r}."
+            )
+        X = self._validate(X, reset=True)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
+        if np.any(weight < 0) or not weight.sum() > 0:
+            raise RequestError(
+                f"sample_weight must be >= 0 and not all 0, got {weight.min()} to {weight.max()}."
+            )
+        layers = [_layer_statistics(block, weight, self.floor) for block in _layers(X)]
+        self.mean_, self.std_, self.scale_, self.floored_ = (
+            np.concatenate(part) for part in zip(*layers, strict=True)
+        )
+        return self
+
+    def transform(self, X):
+        """Standardise: ndarray of shape (n_stimuli, n_features), float32 if the features are."""
+        check_is_fitted(self)
+        X = self._validate(X, reset=False)
+        out = np.empty(X.shape, dtype=getattr(X, "dtype", np.float32))
+        start = 0
+        for block in _layers(X):
+            columns = slice(start, start + block.shape[1])
+            self._scale(block, columns, out[:, columns])
+            start = columns.stop
+        return out
+
+    def get_feature_names_out(self, input_features=None):
+        """Return the names of the features: those that came in, or ``LAYER_0``, ``LAYER_1``, …"""
+        check_is_fitted(self, "n_features_in_")
+        if self.layers_ is None or input_features is not None:
+            return _check_feature_names_in(self, input_features)
+        names = [f"{name}_{unit}" for name, width in self.layers_ for unit in range(width)]
+        return np.asarray(names, dtype=object)
+
+    def _validate(self, X, *, reset: bool):
+        if not isinstance(X, LayerBlocks):
+            X = validate_data(self, X, dtype=_FLOATS, reset=reset)
+            self._check_layers(None, reset=reset)
+            return X
+        if reset:
+            self.n_features_in_ = X.shape[1]
+        self._check_layers(tuple(zip(X.names, X.widths, strict=True)), reset=reset)
+        return X
+
+    def _check_layers(self, layers, *, reset: bool) -> None:
+        if reset:
+            self.layers_ = layers
+        elif layers != self.layers_ and layers is not None:
+            raise RequestError(f"The scaler was fitted to layers {self.layers_}, but got {layers}.")
+
+    def _scale(self, block: np.ndarray, columns: slice, out: np.ndarray) -> None:
+        np.copyto(out, block)
+        if self.with_mean:
+            out -= self.mean_[columns].astype(out.dtype)
+        if self.with_std:
+            out /= self.scale_[columns].astype(out.dtype)
+
+
+def _layers(X) -> Iterator[np.ndarray]:
+    """Yield each layer as a matrix (n_stimuli, width)."""
+    if not isinstance(X, LayerBlocks):
+        yield X
+        return
+    for name, block in X:
+        if not np.all(np.isfinite(block)):
+            raise RequestError(
+                f"Layer {name!r} contains NaN or infinity; the scaler needs finite features. Extract it anew."
+            )
+        yield block.reshape(len(block), -1)
+
+
+def _layer_statistics(block: np.ndarray, weight: np.ndarray, floor: float):
+    """Return mean, std, scale and which are floored, each (width,), of one layer."""
+    mean, variance = np.empty(block.shape[1]), np.empty(block.shape[1])
+    share = weight / weight.sum()
+    step = max(1, _CHUNK_VALUES // len(block))
+    for start in range(0, block.shape[1], step):
+        part = slice(start, start + step)
+        values = block[:, part].astype(np.float64)
+        mean[part] = share @ values
+        values -= mean[part]
+        residue = share @ values  # the mean's own rounding
+        variance[part] = np.maximum(share @ values**2 - residue**2, 0.0)
+        variance[part][variance[part] <= (8 * np.finfo(block.dtype).eps * mean[part]) ** 2] = 0.0
+    std = np.sqrt(variance)
+    lowest = floor * float(np.sqrt(variance.mean()))
+    scale = np.maximum(std, lowest)
+    return mean, std, np.where(scale > 0, scale, 1.0), std < lowest
