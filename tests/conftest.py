@@ -45,3 +45,43 @@ def real_data():
     if not (folder / "v4").is_dir():
         pytest.skip(f"the real data are not at {folder} (set FEATPIPE_DATA)")
     return folder
+
+
+TINY_NET = """
+import torch
+from torch import nn
+
+
+def build():
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(inplace=True))
+    head = nn.Sequential(nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(inplace=True), nn.Conv2d(16, 4, 1))
+    net = nn.Sequential()
+    net.add_module("stem", stem)
+    net.add_module("head", head)
+    size = {"resize": 36, "crop": [32, 32], "interpolation": "bilinear"}
+    return net, {**size, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+"""
+
+
+@pytest.fixture
+def tiny_backbone(tmp_path):
+    """Two convolutions and a third, as a ``python:`` model: ``stem``, ``head``, input 32×32."""
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY_NET)
+    return f"python:{path}:build"
+
+
+@pytest.fixture
+def tiny_cache(tmp_path, tiny_backbone, tiny_stimuli):
+    """The 20 tiny stimuli in ``stem`` (mean) and ``head`` (none) of the tiny backbone."""
+    from featpipe.extraction import Order, extract
+    from featpipe.models import ModelRequest
+    from featpipe.spec import LayerRequest
+    from featpipe.stimuli import StimulusSet
+    from featpipe.store import FeatureCache
+
+    layers = tuple(LayerRequest.parse(text) for text in ("stem:mean", "head:mean"))
+    order = Order(ModelRequest(tiny_backbone, trust=True), layers)
+    extract(order, StimulusSet.from_source(tiny_stimuli), FeatureCache(tmp_path / "cache"))
+    return tmp_path / "cache"

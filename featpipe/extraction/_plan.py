@@ -73,7 +73,7 @@ def targets_of(order: Order, card: ModelCard, stimuli_digest: str) -> list[Targe
                 code=card.code,
                 call=call or 0,
                 element=element,
-                prefix_tokens=card.prefix_tokens,
+                prefix_tokens=card.prefix_tokens_of(layer),
                 layout=card.layout_of(layer),
                 reduction=request.reduction,
                 reduction_version=REDUCTION_VERSIONS[request.reduction.kind],

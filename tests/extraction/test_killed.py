@@ -1,0 +1,83 @@
+"""A run that is killed at any moment and started again gives the rows of an undisturbed one, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from featpipe.extraction import Means, Order, extract
+from featpipe.models import ModelRequest
+from featpipe.spec import LayerRequest
+from featpipe.stimuli import StimulusSet
+from featpipe.store import FeatureCache
+
+SCRIPT = """
+import os, sys, time
+from featpipe.extraction import Means, Order, extract
+from featpipe.models import ModelRequest
+from featpipe.spec import LayerRequest
+from featpipe.stimuli import StimulusSet
+from featpipe.store import FeatureCache
+
+model, images, cache, pipe = sys.argv[1:]
+stimuli = StimulusSet.from_source(images)
+order = Order(ModelRequest(model, trust=True), (LayerRequest("stem"), LayerRequest.parse("head:mean")))
+os.write(int(pipe), b"x")  # imported and ready: from here on, be killed
+extract(order, stimuli, FeatureCache(cache), means=Means(batch_size=8, shard_rows=8, codec="none"),
+        progress=lambda done, total: time.sleep(0.01))
+"""
+
+
+def start(model, images, cache):
+    """Start an extraction in a process of its own; return it once it is about to begin."""
+    read, write = os.pipe()
+    command = [sys.executable, "-c", SCRIPT, model, str(images), str(cache), str(write)]
+    process = subprocess.Popen(command, pass_fds=[write])
+    os.close(write)
+    with os.fdopen(read, "rb") as ready:
+        assert ready.read(1) == b"x"
+    return process
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(tmp_path, tiny_backbone, tiny_stimuli):
+    cache = tmp_path / "killed"
+    delays = np.random.default_rng(0).uniform(0.02, 0.25, 6)
+    outcomes = []
+    for delay in delays:
+        process = start(tiny_backbone, tiny_stimuli, cache)
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        outcomes.append(process.wait())
+    assert -signal.SIGKILL in outcomes
+    assert start(tiny_backbone, tiny_stimuli, cache).wait() == 0
+    killed, sound = FeatureCache(cache), FeatureCache(tmp_path / "sound")
+    order = Order(
+        ModelRequest(tiny_backbone, trust=True), (LayerRequest("stem"), LayerRequest.parse("head:mean"))
+    )
+    done = extract(
+        order,
+        StimulusSet.from_source(tiny_stimuli),
+        sound,
+        means=Means(batch_size=8, shard_rows=8, codec="none"),
+    )
+    assert killed.keys() == sound.keys() == sorted(done.keys)
+    assert killed.verify() == []
+    for key in done.keys:
+        np.testing.assert_array_equal(killed.array(key).read(), sound.array(key).read())
+
+
+@pytest.mark.slow
+def test_two_at_once_share_the_work_without_harm(tmp_path, tiny_backbone, tiny_stimuli):
+    cache = tmp_path / "shared"
+    both = [start(tiny_backbone, tiny_stimuli, cache) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    shared = FeatureCache(cache)
+    assert shared.verify() == []
+    assert all(array.complete for array in shared.arrays())
