@@ -81,7 +81,7 @@ def make_reducer(
 def _arithmetic(reduction: Reduction, prefix_tokens: int, class_token: bool) -> Reducer:
     if reduction.kind == "srp":
         projection = SparseProjection(reduction.size, reduction.seed)
-        return lambda rows: projection(rows.flatten(1))
+        return lambda rows: projection(rows.reshape(len(rows), -1))
     plain: dict[str, Reducer] = {
         "none": lambda rows: rows if rows.ndim > 1 else rows[:, None],
         "cls": lambda rows: rows[:, 0],

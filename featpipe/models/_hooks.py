@@ -180,7 +180,7 @@ def _layer(module: nn.Module, name: str) -> nn.Module:
 
 def _reducer(tap: Tap, card: ModelCard | None) -> Reducer:
     if card is None:
-        return make_reducer(tap.reduction)
+        return make_reducer(tap.reduction, name=_name(tap))
     return make_reducer(
         tap.reduction,
         prefix_tokens=card.prefix_tokens_of(tap.layer),

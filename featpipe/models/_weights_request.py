@@ -39,7 +39,7 @@ class WeightsRequest:
             return cls(ref.tag, random=True, seed=int(seed[1]))
         if text == "default":
             return cls(ref.tag)
-        if text.endswith(_SUFFIXES) or Path(text).is_file():
+        if text.endswith(_SUFFIXES) or (Path(text).is_file() and Path(text).name != text):
             return cls(ref.tag, file=Path(text))
         if "/" in text or "\\" in text:
             raise SpecError(

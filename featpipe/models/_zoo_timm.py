@@ -90,10 +90,8 @@ def _config(wanted: Wanted) -> Any:
 
 def tags_of(name: str) -> list[str]:
     """Return the tags of timm's pretrained weights for a name, the default first."""
-    from timm.models._registry import _model_pretrained_cfgs, get_arch_pretrained_cfgs
-
-    _ = _model_pretrained_cfgs
-    return [cfg.tag for cfg in get_arch_pretrained_cfgs(name).values() if cfg.tag]
+    cfgs = import_timm().models.get_arch_pretrained_cfgs(name).values()
+    return [cfg.tag for cfg in cfgs if cfg.tag and cfg.has_weights]
 
 
 def _files(cfg: Any, wanted: Wanted) -> list[Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from featpipe.errors import ModelError, UnknownModel
 from featpipe.models._architecture import Architecture, Wanted, construct, no_pretrained
 from featpipe.models._hub import url_file
@@ -104,11 +102,4 @@ def _preprocessing(weights: Any) -> Preprocessing:
         interpolation=transform.interpolation.value,
         mean=tuple(transform.mean),
         std=tuple(transform.std),
-    )
-
-
-def is_patch_embedding(module: nn.Module) -> bool:
-    """Say whether a convolution cuts an image into patches that do not overlap."""
-    return (
-        isinstance(module, nn.Conv2d) and module.kernel_size == module.stride and module.kernel_size != (1, 1)
     )
