@@ -5,23 +5,21 @@ A compressed tar is refused: to reach one image, all before it would be unpacked
 
 from __future__ import annotations
 
-import lzma
 import re
 import stat
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Generic, Self, TypeVar
 
 from featpipe.errors import StimulusError, UnsafePath
-from featpipe.stimuli._decode import Unusable
+from featpipe.stimuli._damage import Unusable, damage_as
 from featpipe.stimuli._files import no_images
 from featpipe.stimuli._ids import ids_of, is_image, natural_order, require_unique
-from featpipe.stimuli._images import Part, read_file, require_storable, unreadable
+from featpipe.stimuli._images import Part, opened, read_file, require_storable
 
 _UNPACK = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _Member = TypeVar("_Member")
@@ -66,13 +64,8 @@ class ZipImages(_ArchiveImages[zipfile.ZipInfo]):
     @classmethod
     def from_zip(cls, path: Path) -> Self:
         """List the archive; raises `UnsafePath` for links and names that leave it."""
-        try:
-            with zipfile.ZipFile(path) as archive:
-                entries = [info for info in archive.infolist() if not info.is_dir()]
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise StimulusError(
-                f"{str(path)!r} cannot be read as a zip archive: {error}. Fetch or pack it again."
-            ) from error
+        with damage_as(lambda why: _unreadable(path, "zip", why)), zipfile.ZipFile(path) as archive:
+            entries = [info for info in archive.infolist() if not info.is_dir()]
         for info in entries:
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise _link(path, info.filename, "another entry")
@@ -83,17 +76,13 @@ class ZipImages(_ArchiveImages[zipfile.ZipInfo]):
         if info.flag_bits & 1:
             raise Unusable("it is encrypted; pack the archive without a password")
         require_storable(info.file_size)
-        try:
-            with open(self.path, "rb") as archive:
-                seek_content(archive, info)
-                with zipfile.ZipExtFile(archive, "r", info) as content:
-                    return content.read()
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error) as error:
-            raise Unusable(f"its entry in the archive is damaged ({error})") from error
-        except (NotImplementedError, RuntimeError) as error:
-            raise Unusable(f"{error}") from error
-        except OSError as error:
-            raise unreadable(self.file(position), error) from error
+        with (
+            opened(self.path, self.file(position)) as archive,
+            damage_as(lambda why: Unusable(f"its entry in the archive is damaged ({why})")),
+        ):
+            seek_content(archive, info)
+            with zipfile.ZipExtFile(archive, "r", info) as content:
+                return content.read()
 
 
 class TarImages(_ArchiveImages[tuple[int, int]]):
@@ -103,13 +92,8 @@ class TarImages(_ArchiveImages[tuple[int, int]]):
     def from_tar(cls, path: Path) -> Self:
         """List the archive; raises `UnsafePath` for links and names that leave it."""
         _require_uncompressed(path)
-        try:
-            with tarfile.open(path, "r:") as archive:
-                entries = archive.getmembers()
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            raise StimulusError(
-                f"{str(path)!r} cannot be read as a tar archive: {error}. Fetch or pack it again."
-            ) from error
+        with damage_as(lambda why: _unreadable(path, "tar", why)), tarfile.open(path, "r:") as archive:
+            entries = archive.getmembers()
         for entry in entries:
             if entry.issym() or entry.islnk():
                 raise _link(path, entry.name, entry.linkname)
@@ -147,6 +131,10 @@ def _safe(path: Path, name: str) -> str:
             "names; do not unpack it if it came from a stranger."
         )
     return str(PurePosixPath(name))  # tar writes ./image.png
+
+
+def _unreadable(path: Path, kind: str, why: str) -> StimulusError:
+    return StimulusError(f"{str(path)!r} cannot be read as a {kind} archive: {why}. Fetch or pack it again.")
 
 
 def _link(path: Path, name: str, target: str) -> UnsafePath:

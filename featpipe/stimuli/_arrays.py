@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from featpipe.errors import EmptySource, StimulusError
-from featpipe.stimuli._decode import Unusable, require_pixels
+from featpipe.stimuli._damage import Unusable, damage_as
+from featpipe.stimuli._decode import require_pixels
 from featpipe.stimuli._ids import require_unique
 from featpipe.stimuli._images import Part
 
 _CHANNELS = (1, 3, 4)
+_MAX_IMAGES = 10_000_000  # metadata of a stranger can claim any number
+_MAX_CHUNK = 1 << 29  # bytes; one image costs decoding its chunk
 _KINDS = (np.dtype(np.uint8), np.dtype(np.uint16))
 
 
@@ -51,12 +55,12 @@ class ArrayImages:
         return [Part(self.depends, range(len(self.ids)), self.within)]
 
     def read(self, position: int) -> np.ndarray:
-        try:
+        with damage_as(
+            lambda why: StimulusError(
+                f"Image {self.file(position)!r} cannot be read: {why}. Check that the file is whole."
+            )
+        ):
             return self.rows.row(position)
-        except (OSError, ValueError, RuntimeError, LookupError) as error:
-            raise StimulusError(
-                f"Image {self.file(position)!r} cannot be read: {error}. Check that the file is whole."
-            ) from error
 
 
 def array_images(
@@ -99,6 +103,16 @@ def array_images(
     return ArrayImages(rows, names, label, tuple(depends), within)
 
 
+def require_chunks(chunks: Sequence[int] | None, dtype: np.dtype, label: str) -> None:
+    """Raise `StimulusError` where the chunk around one image would fill the memory."""
+    n_bytes = math.prod(chunks or ()) * dtype.itemsize
+    if n_bytes > _MAX_CHUNK:
+        raise StimulusError(
+            f"{label!r} has chunks of {tuple(chunks or ())}, which are {n_bytes} bytes each; {_MAX_CHUNK} "
+            "are the limit, because one image costs a whole chunk. Write it again with one image per chunk."
+        )
+
+
 def numbered(n_stimuli: int, prefix: str = "") -> tuple[str, ...]:
     """Return row numbers as ids, zero-padded to at least five digits."""
     digits = max(5, len(str(n_stimuli - 1)))
@@ -122,7 +136,7 @@ def _require_layout(shape: tuple[int, ...], label: str) -> None:
     wanted = "Wanted: (n, height, width), (n, height, width, C) or (n, C, height, width) with C of 1, 3 or 4."
     if shape and shape[0] == 0:
         raise EmptySource(f"{label!r} has the shape {shape}, so it holds no image. {wanted}")
-    if len(shape) not in (3, 4) or 0 in shape:
+    if len(shape) not in (3, 4) or 0 in shape or shape[0] > _MAX_IMAGES:
         raise StimulusError(f"{label!r} has the shape {shape}, which is not one of images. {wanted}")
     if len(shape) == 3 and shape[-1] in _CHANNELS:
         raise StimulusError(

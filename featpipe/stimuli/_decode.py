@@ -17,8 +17,6 @@ A change here that can change a pixel needs a new `DECODER`.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from io import BytesIO
 
 import numpy as np
@@ -37,7 +35,8 @@ from PIL import (  # noqa: F401
     WebPImagePlugin,
 )
 
-from featpipe.errors import BrokenImage, ImageTooLarge, StimulusError
+from featpipe.errors import StimulusError
+from featpipe.stimuli._damage import DAMAGE, Unusable, reason_of
 
 DECODER = "pillow-rgb1"
 MAX_PIXELS = 89_478_485  # Pillow's own default
@@ -46,22 +45,6 @@ BACKGROUND = (255, 255, 255, 255)
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000")
 _MODES = {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr"}
 _SIXTEEN = {"I;16", "I;16L", "I;16B"}
-# What Pillow's decoders raise on damaged bytes.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
 _BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -72,27 +55,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class Unusable(Exception):
-    """Why one image cannot be used, before it is known how to name it."""
-
-    def __init__(self, reason: str, *, large: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.large = large
-
-    def named(self, file: str) -> StimulusError:
-        """Return the error that a user sees."""
-        if self.large:
-            return ImageTooLarge(
-                f"Image {file!r} is too large: {self.reason}. If it is meant, scale it down or raise "
-                "max_pixels."
-            )
-        return BrokenImage(
-            f"Image {file!r} cannot be decoded: {self.reason}. Replace the file, or leave such images out "
-            "with --skip-broken."
-        )
 
 
 def header_size(stored: bytes) -> tuple[int, int]:
@@ -124,9 +86,9 @@ def decode(stored: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image.load()
             return _turned(_to_rgb(image), _orientation(image))
         except _BOMB as error:
-            raise Unusable(_reason(error), large=True) from error
-        except _DAMAGE as error:
-            raise Unusable(_reason(error)) from error
+            raise Unusable(reason_of(error), large=True) from error
+        except DAMAGE as error:
+            raise Unusable(reason_of(error)) from error
 
 
 def require_pixels(width: int, height: int, max_pixels: int) -> None:
@@ -166,9 +128,9 @@ def _opened(stored: bytes) -> Image.Image:
         try:
             return _supported(factory(BytesIO(stored), ""))
         except _BOMB as error:
-            raise Unusable(_reason(error), large=True) from error
-        except _DAMAGE as error:
-            reasons.append(f"broken {name} header ({_reason(error)})")
+            raise Unusable(reason_of(error), large=True) from error
+        except DAMAGE as error:
+            reasons.append(f"broken {name} header ({reason_of(error)})")
     raise Unusable("; ".join(reasons) or f"its content is none of {', '.join(_FORMATS)}")
 
 
@@ -211,7 +173,7 @@ def _orientation(image: Image.Image) -> int:
     """Return EXIF's orientation; damaged EXIF, which viewers pass over, asks for none."""
     try:
         return int(image.getexif().get(0x0112, 1))
-    except (*_DAMAGE, UserWarning):
+    except (*DAMAGE, UserWarning):
         return 1
 
 
@@ -226,7 +188,3 @@ def _require_strict_loading() -> None:
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, which fills the lost part of a truncated image "
             "with grey. Some other code in this process set it; set it to False."
         )
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).rstrip(".") or type(error).__name__

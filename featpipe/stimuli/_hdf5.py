@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 
 from featpipe.errors import StimulusError, UnsafePath
-from featpipe.stimuli._arrays import ArrayImages, array_images, numbered
+from featpipe.stimuli._arrays import ArrayImages, array_images, numbered, require_chunks
+from featpipe.stimuli._damage import damage_as
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,22 @@ def hdf5_images(path: Path, name: str | None, max_pixels: int) -> ArrayImages:
     could change without this file.
     """
     label = f"{path}:{name}"
-    try:
-        with h5py.File(path, "r") as file:
-            if not name:
-                raise StimulusError(
-                    f"{str(path)!r} is an HDF5 file; say which dataset holds the images: {path}:NAME, NAME "
-                    f"one of {', '.join(sorted(file)) or 'none, it is empty'}."
-                )
-            dataset = _dataset(file, name, label)
-            rows = _Dataset(path, name, dataset.shape, dataset.dtype)
-    except OSError as error:
-        raise StimulusError(f"{str(path)!r} cannot be read as HDF5: {error}. Fetch it again.") from error
+    with damage_as(lambda why: _unreadable(path, why)), h5py.File(path, "r") as file:
+        if not name:
+            raise StimulusError(
+                f"{str(path)!r} is an HDF5 file; say which dataset holds the images: {path}:NAME, NAME one "
+                f"of {', '.join(sorted(file)) or 'none, it is empty'}."
+            )
+        dataset = _dataset(file, name, label)
+        require_chunks(dataset.chunks, dataset.dtype, label)
+        rows = _Dataset(path, name, dataset.shape, dataset.dtype)
     nsd = path.name == "nsd_stimuli.hdf5" and name.strip("/") == "imgBrick"
     ids = numbered(rows.shape[0], "nsd-") if nsd and rows.shape else None
     return array_images(rows, label, [path], max_pixels=max_pixels, ids=ids, within=name)
+
+
+def _unreadable(path: Path, why: str) -> StimulusError:
+    return StimulusError(f"{str(path)!r} cannot be read as HDF5: {why}. Fetch it again.")
 
 
 def _dataset(file: h5py.File, name: str, label: str) -> h5py.Dataset:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
 from featpipe.errors import StimulusError
-from featpipe.stimuli._decode import Unusable
+from featpipe.stimuli._damage import Unusable
 
 MAX_STORED_BYTES = 1 << 29  # of one image; 89 million RGB pixels uncompressed are half of it
 
@@ -63,20 +64,22 @@ def stored_digest(stored: bytes | np.ndarray) -> str:
 
 def read_file(path: Path, file: str, *, offset: int = 0, size: int | None = None) -> bytes:
     """Return a file's bytes, or ``size`` of them from ``offset``; raises `StimulusError` naming ``file``."""
+    with opened(path, file) as stream:
+        require_storable(os.fstat(stream.fileno()).st_size if size is None else size)
+        stream.seek(offset)
+        return stream.read(-1 if size is None else size)
+
+
+@contextmanager
+def opened(path: Path, file: str) -> Iterator[BinaryIO]:
+    """Open a file for reading; what the system says against it becomes a `StimulusError` naming ``file``."""
     try:
         with open(path, "rb") as stream:
-            require_storable(os.fstat(stream.fileno()).st_size if size is None else size)
-            stream.seek(offset)
-            return stream.read(-1 if size is None else size)
+            yield stream
     except OSError as error:
-        raise unreadable(file, error) from error
-
-
-def unreadable(file: str, error: OSError) -> StimulusError:
-    """Return the error for a file that the system does not let us read."""
-    return StimulusError(
-        f"Image {file!r} cannot be read: {error.strerror or error}. Check that it exists and may be read."
-    )
+        raise StimulusError(
+            f"Image {file!r} cannot be read: {error.strerror or error}. Check that it exists and may be read."
+        ) from error
 
 
 def require_storable(size: int) -> None:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import PIL
 
 from featpipe.remembered import remembered_many
-from featpipe.stimuli._decode import DECODER, Unusable, decode, header_size
+from featpipe.stimuli._damage import Unusable
+from featpipe.stimuli._decode import DECODER, decode, header_size
 from featpipe.stimuli._images import Images, stored_digest
 
 Progress = Callable[[int, int], None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -13,6 +12,7 @@ import numpy as np
 from featpipe.errors import StimulusError
 from featpipe.stimuli._archives import seek_content
 from featpipe.stimuli._arrays import ArrayImages, array_images
+from featpipe.stimuli._damage import damage_as
 
 _MAX_UNPACKED = 1 << 31  # a compressed array has to be held in memory whole
 
@@ -52,11 +52,8 @@ class _Held:
 
 def npy_images(path: Path, max_pixels: int) -> ArrayImages:
     """Take the array of a ``.npy`` file as images."""
-    try:
-        with open(path, "rb") as file:
-            rows = _mapped(path, file)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(str(path), error) from error
+    with damage_as(lambda why: _unreadable(path, why)), open(path, "rb") as file:
+        rows = _mapped(path, file)
     return array_images(rows, str(path), [path], max_pixels=max_pixels)
 
 
@@ -66,21 +63,20 @@ def npz_images(path: Path, max_pixels: int) -> ArrayImages:
     What ``np.savez`` wrote is memory-mapped; what ``np.savez_compressed`` wrote is held in memory, up to
     2 GiB.
     """
-    try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            name = _images_member(path, sorted(members))
-            ids = _ids(path, archive) if "ids" in members else None
-            if members[name].compress_type == zipfile.ZIP_STORED:
-                seek_content(file, members[name])
-                rows: _Mapped | _Held = _mapped(path, file)
-            else:
-                rows = _held(path, archive, members[name])
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        if isinstance(error, StimulusError):
-            raise
-        raise _unreadable(str(path), error) from error
+    with damage_as(lambda why: _unreadable(path, why)), zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        name = _images_member(path, sorted(members))
+        ids = _ids(path, archive) if "ids" in members else None
+        rows = _stored(path, archive, members[name])
     return array_images(rows, f"{path}:{name}", [path], max_pixels=max_pixels, ids=ids, within=name)
+
+
+def _stored(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Mapped | _Held:
+    if info.compress_type != zipfile.ZIP_STORED:
+        return _held(path, archive, info)
+    with open(path, "rb") as file:
+        seek_content(file, info)
+        return _mapped(path, file)
 
 
 def _mapped(path: Path, file: IO[bytes]) -> _Mapped:
@@ -128,11 +124,11 @@ def _ids(path: Path, archive: zipfile.ZipFile) -> list[str]:
     return [name.decode() if isinstance(name, bytes) else str(name) for name in ids.tolist()]
 
 
-def _unreadable(path: str, error: BaseException) -> StimulusError:
-    if "pickle" in str(error) or "magic string" in str(error) or "Object arrays" in str(error):
+def _unreadable(path: Path, why: str) -> StimulusError:
+    if "pickle" in why or "magic string" in why or "Object arrays" in why:
         return StimulusError(
-            f"{path!r} is not a plain NumPy array, or holds Python objects (a pickle), which are never "
-            f"loaded because they can run code ({error}). Save the images with np.save as uint8, and ids as "
+            f"{str(path)!r} is not a plain NumPy array, or holds Python objects (a pickle), which are never "
+            f"loaded because they can run code ({why}). Save the images with np.save as uint8, and ids as "
             "text."
         )
-    return StimulusError(f"{path!r} cannot be read as a NumPy array: {error}. Write it again.")
+    return StimulusError(f"{str(path)!r} cannot be read as a NumPy array: {why}. Write it again.")

@@ -11,7 +11,8 @@ from typing import Self
 from PIL import Image
 
 from featpipe.errors import EmptySource, StimulusError
-from featpipe.stimuli._decode import MAX_PIXELS, Unusable, decode, from_pixels, require_pixels
+from featpipe.stimuli._damage import Unusable
+from featpipe.stimuli._decode import MAX_PIXELS, decode, from_pixels, require_pixels
 from featpipe.stimuli._ids import require_unique
 from featpipe.stimuli._images import Images, stored_digest
 from featpipe.stimuli._inspect import Facts, Progress, inspect

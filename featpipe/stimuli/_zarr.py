@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import StimulusError
-from featpipe.stimuli._arrays import ArrayImages, array_images
+from featpipe.stimuli._arrays import ArrayImages, array_images, require_chunks
+from featpipe.stimuli._damage import damage_as
 
 _MAX_METADATA = 1 << 20
 # Codecs that turn bytes into bytes or numbers. Others exist that load pickles, which run code.
@@ -76,14 +77,14 @@ def zarr_images(path: Path, max_pixels: int) -> ArrayImages:
     """Take an array as images. Its metadata is checked before zarr sees it."""
     _require_array(path)
     rows = _Array(path)
-    try:
-        rows.array  # noqa: B018  opens it
-    except (OSError, ValueError, TypeError, LookupError) as error:
-        raise StimulusError(
-            f"{str(path)!r} cannot be read as a Zarr array: {error}. Write it again."
-        ) from error
+    with damage_as(lambda why: _unreadable(path, why)):
+        require_chunks(rows.array.chunks, rows.dtype, str(path))
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return array_images(rows, str(path), files, max_pixels=max_pixels)
+
+
+def _unreadable(path: Path, why: str) -> StimulusError:
+    return StimulusError(f"{str(path)!r} cannot be read as a Zarr array: {why}. Write it again.")
 
 
 def _require_array(path: Path) -> None:

@@ -14,7 +14,8 @@ from PIL import Image, ImageFile
 from featpipe.errors import StimulusError
 from featpipe.spec import Preprocessing
 from featpipe.stimuli import DECODER
-from featpipe.stimuli._decode import MAX_PIXELS, Unusable, decode, header_size
+from featpipe.stimuli._damage import Unusable
+from featpipe.stimuli._decode import MAX_PIXELS, decode, header_size
 
 
 @pytest.fixture
