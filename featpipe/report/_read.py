@@ -46,10 +46,10 @@ class Run:
         there = list(self.summary["scores"])
         return [m for m in _FIRST if m in there] + [m for m in there if m not in _FIRST]
 
-    @property
+    @cached_property
     def main_metric(self) -> str:
         """The metric that plots show: the first that has a value per target."""
-        measured = set(self.scores["metric"])
+        measured = self.scores["metric"].unique()
         return next((m for m in self.metrics if m in measured), self.metrics[0])
 
     @cached_property

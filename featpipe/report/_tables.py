@@ -102,7 +102,7 @@ def fold_rows(run: Run) -> list[dict[str, Any]]:
 
 def fold_metrics(run: Run) -> list[str]:
     """Columns of `fold_rows`."""
-    there = set(run.scores["metric"])
+    there = run.scores["metric"].unique()
     return [metric for metric in run.metrics if metric in there]
 
 
