@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
@@ -15,28 +16,32 @@ from featpipe.store._shard import ShardFile
 
 _SMALL_READ = 4 << 20  # bytes; below it threads cost more than they save
 _DIRECT_ROW = 16 << 10  # bytes; from it on a read per row beats a read of the chunk and a copy
-_CHUNKS_AT_ONCE = 4  # a shard is opened once per so many chunks, if that keeps all threads busy
+_PLAIN_UNIT = 8 << 20  # bytes; uncompressed rows are read so many at a time
+_PIECES_PER_THREAD = 4  # so that threads end at about the same time
 MOST_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkRequest:
-    """Rows wanted from one inner chunk.
+class Request:
+    """Rows wanted from one unit of a shard: an inner chunk, or several where they are not compressed.
 
     Parameters
     ----------
-    shard, chunk : int
-        The chunk's number is that within its shard.
+    shard, unit : int
+        The unit's number is that within its shard.
     rows : ndarray of shape (n_rows,)
-        Ascending rows within the chunk, with repeats.
+        Ascending rows within the unit, with repeats.
     places : ndarray of shape (n_rows,)
         Where each goes in the result.
+    straight : bool
+        Whether rows and places both count up by one, so that no copy is needed.
     """
 
     shard: int
-    chunk: int
+    unit: int
     rows: np.ndarray
     places: np.ndarray
+    straight: bool
 
 
 def default_threads() -> int:
@@ -73,25 +78,40 @@ def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype)
     return out
 
 
-def requests_of(rows: np.ndarray, layout: ArrayLayout) -> list[ChunkRequest]:
-    """Group wanted rows by the chunk that holds them, in the order on disk."""
+def unit_rows(layout: ArrayLayout) -> int:
+    """Return how many rows are read at once: a chunk, or uncompressed some chunks of up to 8 MiB."""
+    if layout.codec != "none":
+        return layout.chunk_rows
+    per_shard = layout.chunks_per_shard
+    most = max(1, _PLAIN_UNIT // layout.chunk_bytes)
+    chunks = max(n for n in range(1, per_shard + 1) if per_shard % n == 0 and n <= most)
+    return chunks * layout.chunk_rows
+
+
+def requests_of(rows: np.ndarray, layout: ArrayLayout) -> list[Request]:
+    """Group wanted rows by the unit that holds them, in the order on disk."""
     if not rows.size:
         return []
+    size = unit_rows(layout)
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
-    chunks = ascending // layout.chunk_rows  # counted through the whole array: chunks never cross shards
-    starts = np.flatnonzero(np.diff(chunks, prepend=-1))
+    units = ascending // size  # counted through the whole array: units never cross shards
+    starts = np.flatnonzero(np.diff(units, prepend=-1))
     stops = np.append(starts[1:], len(rows))
-    within = ascending - chunks * layout.chunk_rows
-    per_shard = layout.chunks_per_shard
+    within = ascending - units * size
+    breaks = np.cumsum((np.diff(ascending, prepend=0) != 1) | (np.diff(order, prepend=0) != 1))
+    straight = breaks[starts] == breaks[stops - 1]
+    per_shard = layout.shard_rows // size
     return [
-        ChunkRequest(chunk // per_shard, chunk % per_shard, within[start:stop], order[start:stop])
-        for chunk, start, stop in zip(chunks[starts].tolist(), starts.tolist(), stops.tolist(), strict=True)
+        Request(unit // per_shard, unit % per_shard, within[start:stop], order[start:stop], alone)
+        for unit, start, stop, alone in zip(
+            units[starts].tolist(), starts.tolist(), stops.tolist(), straight.tolist(), strict=True
+        )
     ]
 
 
 def read_requests(
-    requests: Sequence[ChunkRequest],
+    requests: Sequence[Request],
     layout: ArrayLayout,
     open_shard: Callable[[int], ShardFile],
     out: np.ndarray,
@@ -99,65 +119,57 @@ def read_requests(
     threads: int,
 ) -> None:
     """Carry out requests, several at once where there is enough to read."""
-    pieces = list(_pieces(requests, threads))
+    size = unit_rows(layout)
 
-    def read(piece: Sequence[ChunkRequest]) -> None:
-        scratch = np.empty((layout.chunk_rows, *layout.row_shape), out.dtype)
-        with open_shard(piece[0].shard) as file:
-            for request in piece:
-                _read_chunk(file, request, layout, out, scratch)
+    def read(piece: Sequence[Request]) -> None:
+        scratch = np.empty((size, *layout.row_shape), out.dtype)
+        for shard, some in groupby(piece, key=lambda request: request.shard):
+            with open_shard(shard) as file:
+                for request in some:
+                    _read_unit(file, request, layout, out, scratch)
 
-    if threads == 1 or len(pieces) == 1 or len(requests) * layout.chunk_bytes <= _SMALL_READ:
-        for piece in pieces:
-            read(piece)
+    unit_bytes = size * layout.row_bytes
+    slow_unit = (
+        layout.codec != "none" or unit_bytes >= _SMALL_READ
+    )  # slower than handing over the interpreter
+    if threads == 1 or not slow_unit or len(requests) * unit_bytes <= _SMALL_READ:
+        read(requests)
         return
+    longest = -(-len(requests) // (_PIECES_PER_THREAD * threads))
+    pieces = [requests[at : at + longest] for at in range(0, len(requests), longest)]
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(read, pieces):
             pass
 
 
-def _pieces(requests: Sequence[ChunkRequest], threads: int) -> Iterator[Sequence[ChunkRequest]]:
-    """Cut requests into runs within one shard, short enough to go round."""
-    longest = max(_CHUNKS_AT_ONCE, len(requests) // (4 * threads))
-    start = 0
-    for stop in range(1, len(requests) + 1):
-        full = stop - start == longest
-        if stop == len(requests) or full or requests[stop].shard != requests[start].shard:
-            yield requests[start:stop]
-            start = stop
-
-
-def _read_chunk(
-    file: ShardFile, request: ChunkRequest, layout: ArrayLayout, out: np.ndarray, scratch: np.ndarray
+def _read_unit(
+    file: ShardFile, request: Request, layout: ArrayLayout, out: np.ndarray, scratch: np.ndarray
 ) -> None:
     rows, places = request.rows, request.places
     plain = layout.codec == "none"
-    if _consecutive(rows) and _consecutive(places) and (plain or len(rows) == layout.chunk_rows):
+    start = request.unit * len(scratch)  # of the unit, in rows of the shard
+    if request.straight and (plain or len(rows) == layout.chunk_rows):
         target = out[int(places[0]) : int(places[0]) + len(rows)]
         if plain:
-            file.read_rows(request.chunk, int(rows[0]), target)
+            file.read_rows(start + int(rows[0]), target)
         else:
-            file.read_chunk(request.chunk, target)
+            file.read_chunk(request.unit, target)
     elif plain and layout.row_bytes >= _DIRECT_ROW:
-        _read_runs(file, request, out)
+        _read_runs(file, start, request, out)
     elif plain:
         first = int(rows[0])
-        file.read_rows(request.chunk, first, scratch[first : int(rows[-1]) + 1])
+        file.read_rows(start + first, scratch[first : int(rows[-1]) + 1])
         out[places] = scratch[rows]
     else:
-        file.read_chunk(request.chunk, scratch)
+        file.read_chunk(request.unit, scratch)
         out[places] = scratch[rows]
 
 
-def _read_runs(file: ShardFile, request: ChunkRequest, out: np.ndarray) -> None:
+def _read_runs(file: ShardFile, first: int, request: Request, out: np.ndarray) -> None:
     """Read runs of rows that are neighbours both on disk and in the result."""
     rows, places = request.rows, request.places
     breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(places) != 1)) + 1
     starts = [0, *breaks.tolist()]
     for start, stop in zip(starts, [*starts[1:], len(rows)], strict=True):
         place = int(places[start])
-        file.read_rows(request.chunk, int(rows[start]), out[place : place + stop - start])
-
-
-def _consecutive(values: np.ndarray) -> bool:
-    return int(values[-1]) - int(values[0]) == len(values) - 1 and bool((np.diff(values) == 1).all())
+        file.read_rows(first + int(rows[start]), out[place : place + stop - start])

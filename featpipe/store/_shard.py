@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +41,7 @@ def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> list[bytes | memoryvi
     # Off the main thread blosc compresses on one thread, so that the same rows give the same bytes.
     with ThreadPoolExecutor(_ENCODERS) as pool:
         encoded = list(pool.map(lambda chunk: encode_chunk(chunk, layout.codec), chunks))
-    return [*encoded, _encode_index([len(chunk) for chunk in encoded], layout.chunks_per_shard)]
+    return [*encoded, _encode_index(tuple(len(chunk) for chunk in encoded), layout.chunks_per_shard)]
 
 
 def _filled(rows: np.ndarray, n_rows: int) -> np.ndarray:
@@ -52,7 +52,8 @@ def _filled(rows: np.ndarray, n_rows: int) -> np.ndarray:
     return whole
 
 
-def _encode_index(sizes: Sequence[int], n_entries: int) -> bytes:
+@lru_cache(maxsize=16)  # uncompressed, all shards but the last have the same
+def _encode_index(sizes: tuple[int, ...], n_entries: int) -> bytes:
     index = np.full((n_entries, 2), _ABSENT, _ENTRY)
     index[: len(sizes), 0] = np.cumsum([0, *sizes[:-1]])
     index[: len(sizes), 1] = sizes
@@ -108,7 +109,7 @@ class ShardFile:
     def read_chunk(self, chunk: int, out: np.ndarray) -> None:
         """Read and decode one whole inner chunk into a C-contiguous array of its size."""
         if self._layout.codec == "none":
-            self.read_bytes(self.offsets[chunk], out)
+            self._read_bytes(self.offsets[chunk], out)
             return
         stored = os.pread(self._handle, self.sizes[chunk], self.offsets[chunk])
         try:
@@ -116,11 +117,11 @@ class ShardFile:
         except ValueError as error:
             raise self.corrupt(f"chunk {chunk}: {error}") from error
 
-    def read_rows(self, chunk: int, first: int, out: np.ndarray) -> None:
-        """Read consecutive rows of an uncompressed chunk, from row `first` of it on, into `out`."""
-        self.read_bytes(self.offsets[chunk] + first * self._layout.row_bytes, out)
+    def read_rows(self, first: int, out: np.ndarray) -> None:
+        """Read consecutive rows of an uncompressed shard, from row `first` of it on, into `out`."""
+        self._read_bytes(first * self._layout.row_bytes, out)
 
-    def read_bytes(self, offset: int, out: np.ndarray) -> None:
+    def _read_bytes(self, offset: int, out: np.ndarray) -> None:
         """Fill a C-contiguous array with the file's bytes from `offset` on."""
         rest: memoryview = out.reshape(-1).view(np.uint8).data
         while rest:
@@ -136,17 +137,16 @@ class ShardFile:
         start = os.fstat(self._handle).st_size - index_bytes - CRC_BYTES
         if start < 0:
             raise self.corrupt("its file is shorter than an index")
-        content = np.empty(index_bytes + CRC_BYTES, np.uint8)
-        self.read_bytes(start, content)
-        packed = content[:index_bytes].tobytes()
-        if crc32c(packed) != content[index_bytes:].tobytes():
+        content = os.pread(self._handle, index_bytes + CRC_BYTES, start)
+        packed = content[:index_bytes]
+        if crc32c(packed) != content[index_bytes:]:
             raise self.corrupt("its index does not match its checksum")
         index = np.frombuffer(packed, _ENTRY).reshape(n_entries, 2)
         sizes = index[: self._n_chunks, 1].tolist()
         # Everything follows from the sizes, so an index that was made up passes only if it is right.
         if not all(map(self._is_size, sizes)) or sum(sizes) != start:
             raise self.corrupt("the sizes in its index do not add up to its file")
-        if packed != _encode_index(sizes, n_entries)[:index_bytes]:
+        if content != _encode_index(tuple(sizes), n_entries):
             raise self.corrupt("the offsets in its index are not those of its chunks")
         return index[: self._n_chunks, 0].tolist(), sizes
 
