@@ -16,6 +16,7 @@ from featpipe.stimuli._arrays import ArrayImages, array_images, require_chunks
 from featpipe.stimuli._damage import damage_as
 
 _MAX_METADATA = 1 << 20
+_MAX_CHUNKS = 10_000_000
 # Codecs that turn bytes into bytes or numbers. Others exist that load pickles, which run code.
 _CODECS = frozenset(
     {
@@ -79,8 +80,23 @@ def zarr_images(path: Path, max_pixels: int) -> ArrayImages:
     rows = _Array(path)
     with damage_as(lambda why: _unreadable(path, why)):
         require_chunks(rows.array.chunks, rows.dtype, str(path))
+        _require_complete(path, rows.array)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return array_images(rows, str(path), files, max_pixels=max_pixels)
+
+
+def _require_complete(path: Path, array: Any) -> None:
+    """Refuse missing chunks, which Zarr reads as the fill value: a stimulus that nobody saw."""
+    if array.nchunks > _MAX_CHUNKS:  # counting those that are there takes as long as they are many
+        raise StimulusError(
+            f"{str(path)!r} claims {array.nchunks} chunks. Write it with one image per chunk."
+        )
+    missing = array.nchunks - array.nchunks_initialized
+    if missing:
+        raise StimulusError(
+            f"{str(path)!r} lacks {missing} of {array.nchunks} chunks, which would read as blank images. "
+            "Copy it again; if images are blank, write it with write_empty_chunks on."
+        )
 
 
 def _unreadable(path: Path, why: str) -> StimulusError:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from contextlib import suppress
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -226,6 +228,49 @@ def test_a_zarr_codec_that_could_run_code_is_refused(store, pixels):
         StimulusError, match="uses the codecs pickle, which are not among those that are safe"
     ):
         StimulusSet.from_source(source)
+
+
+@pytest.mark.parametrize("kind", ["zarr", "zarr-v2"])
+def test_a_zarr_array_with_missing_chunks_is_refused(store, pixels, kind):
+    """Zarr would give blank images for them."""
+    source = store(pixels, kind)
+    next(file for file in source.rglob("*0") if file.is_file()).unlink()
+    with pytest.raises(StimulusError, match="lacks 1 of 3 chunks, which would read as blank images"):
+        StimulusSet.from_source(source)
+
+
+def test_zarr_metadata_that_claims_too_much_is_refused(store, pixels):
+    source = store(pixels, "zarr")
+    metadata = json.loads((source / "zarr.json").read_text())
+    metadata["shape"][0] = 10**15
+    (source / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(StimulusError, match="claims 500000000000000 chunks"):
+        StimulusSet.from_source(source)
+
+
+def test_chunks_that_would_fill_the_memory_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("images", (600, 1024, 1024), "u1", chunks=(600, 1024, 1024))
+        file.create_dataset("many", (10**9, 8, 9), "u1", chunks=(1, 8, 9))
+    with pytest.raises(StimulusError, match=r"chunks of \(600, 1024, 1024\), which are 629145600 bytes each"):
+        StimulusSet.from_source(f"{tmp_path}/x.h5:images")
+    with pytest.raises(StimulusError, match=r"the shape \(1000000000, 8, 9\), which is not one of images"):
+        StimulusSet.from_source(f"{tmp_path}/x.h5:many")
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "npz-compressed", "h5", "h5-chunked"])
+def test_damage_gives_images_or_says_why_not(store, pixels, rng, kind):
+    source = store(pixels, kind)
+    path = Path(str(source).partition(":")[0])
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(40):
+        stored = whole.copy()
+        at = np.concatenate([rng.integers(0, 400, 3), rng.integers(-300, 0, 3)])  # headers and directories
+        stored[at] = rng.integers(0, 256, 6)
+        path.write_bytes(stored.tobytes())
+        with suppress(StimulusError):
+            stimuli = StimulusSet.from_source(source)
+            assert stimuli.open(len(stimuli) - 1).mode == "RGB"
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "no json", "{" + " " * (1 << 20) + "}"])
