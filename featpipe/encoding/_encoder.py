@@ -65,11 +65,12 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     A response of NaN is a missing trial: the target is fitted on its other stimuli. Targets that miss the
     same stimuli share one factorisation, so a few patterns are cheap, and one for every target is not.
     Constant features get coefficient 0, constant targets a constant prediction. `score` is R² as in
-    scikit-learn. With metadata routing enabled, `fit` asks for `sample_weight` and `groups`.
+    scikit-learn. With metadata routing enabled, `fit` asks for `sample_weight` and `groups`, `score`
+    for `sample_weight`.
     """
 
     __metadata_request__fit = {"sample_weight": True, "groups": True}  # noqa: RUF012 (scikit-learn's form)
-    __metadata_request__score = {"sample_weight": False}  # noqa: RUF012
+    __metadata_request__score = {"sample_weight": True}  # noqa: RUF012
 
     def __init__(
         self,

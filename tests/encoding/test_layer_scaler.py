@@ -116,5 +116,5 @@ def test_wrong_input_is_named(layers, rng):
     layers["b"][3, 1] = np.nan
     with pytest.raises(RequestError, match="Layer 'b' contains NaN"):
         LayerScaler().fit(_blocks(layers))
-    with pytest.raises(ValueError, match="non-zero number|not all 0"):  # the first is scikit-learn's
+    with pytest.raises(ValueError, match=r"non-zero number|not all 0"):  # the first is scikit-learn's
         LayerScaler().fit(rng.standard_normal((4, 2)), sample_weight=np.zeros(4))

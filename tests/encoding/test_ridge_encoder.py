@@ -6,14 +6,16 @@ import pickle
 
 import numpy as np
 import pytest
+import sklearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score
-from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from featpipe.encoding import RidgeEncoder
+from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.errors import RequestError
 from featpipe.metrics import pearson_r
 
@@ -238,6 +240,18 @@ def test_groups_stay_on_one_side(rng):
     np.testing.assert_array_equal(found.best_score_, expected.best_score_)
 
 
+def test_a_search_routes_weights_and_groups_without_being_told(rng):
+    X, Y = _problem(rng, (40, 5), noise=5.0)
+    weight, groups = rng.random(40) + 0.1, np.repeat(np.arange(10), 4)
+    pipeline = make_pipeline(LayerScaler(), RidgeEncoder(alphas=ALPHAS, cv=3))
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = GridSearchCV(pipeline, {"layerscaler__floor": [0.1]}, cv=GroupKFold(3))
+        found = search.fit(X, Y, sample_weight=weight, groups=groups).best_estimator_[-1]
+    Z = LayerScaler().fit(X, sample_weight=weight).transform(X)
+    expected = RidgeEncoder(alphas=ALPHAS, cv=3).fit(Z, Y, sample_weight=weight, groups=groups)
+    np.testing.assert_array_equal(found.coef_, expected.coef_)
+
+
 def test_one_response_has_the_shapes_of_scikit_learn(rng):
     X, Y = _problem(rng, (30, 5))
     found = RidgeEncoder(alphas=ALPHAS).fit(X, Y[:, 0])
@@ -293,5 +307,5 @@ def test_wrong_data_are_named(rng):
         RidgeEncoder().fit(X, np.where((np.arange(20)[:, None] > 0) & (np.arange(4) == 2), np.nan, Y))
     with pytest.raises(RequestError, match="must be >= 0 and not all 0, got -1"):
         RidgeEncoder().fit(X, Y, sample_weight=-np.ones(20))
-    with pytest.raises(ValueError, match="non-zero number|not all 0"):
+    with pytest.raises(ValueError, match=r"non-zero number|not all 0"):
         RidgeEncoder().fit(X, Y, sample_weight=np.zeros(20))

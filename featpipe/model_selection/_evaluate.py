@@ -1,0 +1,221 @@
+"""`evaluate`: outer cross-validation over stimuli, with searches nested inside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+import sklearn
+from sklearn.base import clone
+from sklearn.model_selection import check_cv
+from threadpoolctl import threadpool_limits
+
+from featpipe.errors import RequestError
+from featpipe.metrics import Moments, moments
+from featpipe.model_selection._evaluation import Evaluation
+from featpipe.model_selection._routing import routed, take
+from featpipe.model_selection._scorers import Metric, get_metrics
+from featpipe.model_selection._splitters import make_cv
+
+_SHOWN = 3  # ids that an error names
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every fold does. X and Y travel beside it, where joblib's backends find and share them."""
+
+    pipeline: Any
+    wanted: Mapping[str, Any]  # for fit
+    weight: np.ndarray | None  # for the scores
+    metrics: Mapping[str, Metric]
+    keep: tuple[bool, bool]  # predictions, estimator
+    parent: int  # process that asked
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Fold:
+    scores: dict[str, np.ndarray]
+    moments: Moments | None
+    prediction: Any
+    estimator: Any
+
+
+def evaluate(
+    pipeline,
+    X,
+    Y,
+    *,
+    cv=5,
+    scoring=("pearson_r", "r2"),
+    groups=None,
+    sample_weight=None,
+    weight_scores=False,
+    target_names=None,
+    n_jobs=None,
+    return_predictions=False,
+    return_estimators=False,
+) -> Evaluation:
+    """Fit a pipeline on the training stimuli of each fold and score it on the others, target by target.
+
+    Searches inside the pipeline see training stimuli only. `groups` and `sample_weight` are routed to the
+    steps and inner splitters that ask for them; those that were never told (a plain
+    `sklearn.linear_model.Ridge`) do without.
+
+    Parameters
+    ----------
+    pipeline : estimator
+        Cloned for every fold.
+    X : array of shape (n_stimuli,) of ids, or anything of that length that indexes by rows
+    Y : array of shape (n_stimuli, n_targets) or (n_stimuli,)
+        Responses, NaN where a trial is missing; or any object with ``len`` and ``Y[rows, ...]``.
+    cv : int, {"group", "set"}, splitter or iterable of (train, test)
+        Outer folds, see `make_cv`.
+    scoring : str, sequence of str, or mapping of names to functions, see `get_metrics`
+    groups : array of shape (n_stimuli,), optional
+        Never split, neither by an outer int nor by inner splitters that take groups.
+    sample_weight : array of shape (n_stimuli,), optional
+        Weight of each stimulus in the fit, such as its number of repeats.
+    weight_scores : bool
+        Weight held-out stimuli in the scores as well. By default each counts once, so that scores of
+        models fitted with and without weights compare.
+    target_names : sequence of length n_targets, optional
+    n_jobs : int, optional
+        Folds at a time, through joblib (``joblib.parallel_config("dask")`` uses a cluster). BLAS threads
+        are divided among them.
+    return_predictions, return_estimators : bool
+
+    Returns
+    -------
+    Evaluation
+
+    Raises
+    ------
+    RequestError
+        When an id is on both sides of a fold, or lengths differ.
+
+    Warns
+    -----
+    UserWarning
+        When no step takes the sample weights, or an inner search ignores the groups.
+    """
+    Y = np.asarray(Y) if hasattr(Y, "iloc") or isinstance(Y, list) else Y
+    _check_lengths(len(X), Y=Y, groups=groups, sample_weight=sample_weight)
+    splits = _outer_splits(cv, X, groups)
+    _refuse_leaks(X, splits)
+    fitted, wanted = routed(pipeline, {"groups": groups, "sample_weight": sample_weight})
+    workers = min(len(splits), joblib.effective_n_jobs(n_jobs))
+    task = _Task(
+        pipeline=fitted,
+        wanted=wanted,
+        weight=np.asarray(sample_weight) if weight_scores and sample_weight is not None else None,
+        metrics=get_metrics(scoring),
+        keep=(return_predictions, return_estimators),
+        parent=os.getpid(),
+        threads=max(1, joblib.cpu_count() // workers),
+    )
+    with threadpool_limits(task.threads if workers > 1 else None):
+        folds = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_fold)(task, X, Y, *split) for split in splits)
+    return _collect(task, _ids(X), splits, folds, target_names)
+
+
+def _outer_splits(cv, X, groups) -> list[tuple[np.ndarray, np.ndarray]]:
+    splitter = check_cv(make_cv(cv, len(X), groups=groups, ids=_ids(X)))
+    return list(splitter.split(np.empty((len(X), 1)), groups=None if groups is None else np.asarray(groups)))
+
+
+def _ids(X) -> np.ndarray:
+    """Return the ids of stimuli, or their row numbers where X is not a list of ids."""
+    X = X.ids if hasattr(X, "ids") else X
+    return np.asarray(X) if np.ndim(X) == 1 else np.arange(len(X))
+
+
+def _check_lengths(n_stimuli: int, **arrays: Any) -> None:
+    for name, values in arrays.items():
+        if values is not None and len(values) != n_stimuli:
+            raise RequestError(
+                f"There are {n_stimuli} stimuli but {len(values)} entries in {name}; join them by id first."
+            )
+
+
+def _refuse_leaks(X, splits) -> None:
+    ids = _ids(X)
+    for number, (train, test) in enumerate(splits):
+        shared = np.intersect1d(ids[train], ids[test])
+        if len(shared):
+            shown = ", ".join(map(str, shared[:_SHOWN])) + ", …" * (len(shared) > _SHOWN)
+            raise RequestError(
+                f"Fold {number} would be scored on {len(shared)} stimuli that it is fitted on: {shown}. "
+                "Average repeats of a stimulus first, or pass the ids as groups with an int cv or GroupKFold."
+            )
+
+
+def _fold(task: _Task, X, Y, train: np.ndarray, test: np.ndarray) -> _Fold:
+    if os.getpid() != task.parent:
+        threadpool_limits(task.threads)  # not undone: threads of one worker would undo each other's
+    with sklearn.config_context(enable_metadata_routing=True):
+        estimator = clone(task.pipeline)
+        estimator.fit(_rows(X, train), Y[train, ...], **take(task.wanted, train))
+        prediction = estimator.predict(_rows(X, test))
+    response = Y[test, ...]
+    weight = {} if task.weight is None else {"sample_weight": task.weight[test]}
+    scores = {
+        name: np.atleast_1d(metric(response, prediction, **weight)) for name, metric in task.metrics.items()
+    }
+    numeric = isinstance(prediction, np.ndarray) and hasattr(response, "__array__")
+    keep_prediction, keep_estimator = task.keep
+    return _Fold(
+        scores=scores,
+        moments=moments(response, prediction) if numeric else None,
+        prediction=prediction if keep_prediction else None,
+        estimator=estimator if keep_estimator else None,
+    )
+
+
+def _rows(X, rows: np.ndarray):
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows] if hasattr(X, "shape") else np.asarray(X)[rows]
+
+
+def _collect(task: _Task, ids: np.ndarray, splits, folds: list[_Fold], target_names) -> Evaluation:
+    scores = {name: np.stack([fold.scores[name] for fold in folds]) for name in task.metrics}
+    n_targets = next(iter(scores.values())).shape[1]
+    names = tuple(range(n_targets)) if target_names is None else tuple(target_names)
+    if len(names) != n_targets:
+        raise RequestError(f"There are {len(names)} target_names for {n_targets} targets.")
+    keep_predictions, keep_estimators = task.keep
+    found = [fold.moments for fold in folds if fold.moments is not None]
+    return Evaluation(
+        scores=scores,
+        target_names=names,
+        test_ids=tuple(ids[test] for _, test in splits),
+        constant_predictions=np.array([m.constant_pred.sum() for m in found], dtype=int),
+        constant_responses=np.array([m.constant_true.sum() for m in found], dtype=int),
+        pooled_r=_pooled_r(found),
+        predictions=_assemble(folds, splits, len(ids)) if keep_predictions else None,
+        estimators=tuple(fold.estimator for fold in folds) if keep_estimators else None,
+    )
+
+
+def _pooled_r(found: list[Moments]) -> np.ndarray | None:
+    if not found:
+        return None
+    return sum(found[1:], start=found[0]).pearson_r()
+
+
+def _assemble(folds: list[_Fold], splits, n_stimuli: int) -> np.ndarray:
+    """Return held-out predictions in the order of the stimuli; NaN where no fold predicted."""
+    tested = np.concatenate([test for _, test in splits])
+    if len(np.unique(tested)) != len(tested):
+        raise RequestError(
+            "return_predictions needs folds that score each stimulus at most once, but these repeat some. "
+            "Use a K-fold cv, or leave return_predictions out."
+        )
+    first = folds[0].prediction
+    predictions = np.full((n_stimuli, *first.shape[1:]), np.nan, dtype=first.dtype)
+    for fold, (_, test) in zip(folds, splits, strict=True):
+        predictions[test] = fold.prediction
+    return predictions

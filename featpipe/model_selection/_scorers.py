@@ -1,0 +1,72 @@
+"""Names of scores: a scalar scorer for scikit-learn's searches, a function per target for `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import sklearn
+from sklearn.metrics import get_scorer as sklearn_scorer
+from sklearn.metrics import make_scorer
+
+from featpipe.errors import RequestError
+from featpipe.metrics import METRICS, pearson_r, r2
+
+Metric = Callable[..., np.ndarray]
+
+
+def mean_pearson_r(y_true, y_pred) -> float:
+    """Return the mean over targets of `featpipe.metrics.pearson_r`."""
+    return float(pearson_r(y_true, y_pred).mean())
+
+
+def mean_r2(y_true, y_pred) -> float:
+    """Return the mean over targets of `featpipe.metrics.r2`."""
+    return float(r2(y_true, y_pred).mean())
+
+
+_MEANS = {"pearson_r": mean_pearson_r, "r2": mean_r2}
+
+
+def own_score(estimator, X, y) -> float:
+    """Return the estimator's own score: the default of a search, unweighted."""
+    with sklearn.config_context(enable_metadata_routing=False):  # Pipeline.score would route weights of None
+        return estimator.score(X, y)
+
+
+def get_scorer(scoring):
+    """Return a scorer for ``GridSearchCV(scoring=…)``: a scalar, the mean over targets.
+
+    Parameters
+    ----------
+    scoring : {"pearson_r", "r2"}, any name that scikit-learn knows, or a scorer
+
+    Returns
+    -------
+    scorer : callable (estimator, X, y) -> float
+        Ours can be pickled and take no sample weights: searches are scored unweighted.
+    """
+    if isinstance(scoring, str) and scoring in _MEANS:
+        return make_scorer(_MEANS[scoring])
+    return sklearn_scorer(scoring)
+
+
+def get_metrics(scoring: str | Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return functions ``(y_true, y_pred, sample_weight=None) -> (n_targets,)`` by name.
+
+    Parameters
+    ----------
+    scoring : name, sequence of names, or mapping of names to functions
+        Names are "pearson_r" and "r2".
+    """
+    if isinstance(scoring, Mapping):
+        return dict(scoring)
+    names = [scoring] if isinstance(scoring, str) else list(scoring)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown or not names:
+        what = f"Unknown metric {unknown[0]!r}" if unknown else "No metric was given"
+        raise RequestError(
+            f"{what}. Choose from {', '.join(METRICS)}, or pass a mapping of names to functions "
+            "(y_true, y_pred, sample_weight=None) that return one score per target."
+        )
+    return {name: METRICS[name] for name in names}

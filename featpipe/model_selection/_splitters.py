@@ -1,0 +1,118 @@
+"""Folds over stimuli: what may not be separated, and how a request names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
+
+from featpipe.errors import RequestError
+
+
+def merge_groups(groups: Sequence | np.ndarray | None, digests: Sequence[str] | np.ndarray) -> np.ndarray:
+    """Join groups that share an image, so that no image is on both sides of a fold.
+
+    Parameters
+    ----------
+    groups : sequence of length n_stimuli, optional
+        Groups of the user, such as concepts or sessions; without them each stimulus is its own.
+    digests : sequence of str, length n_stimuli
+        Digest of each stimulus' image.
+
+    Returns
+    -------
+    merged : ndarray of int, shape (n_stimuli,)
+        Numbered from 0 in the order of first appearance. Two stimuli have one number if a chain of equal
+        groups and equal images leads from one to the other.
+    """
+    labels = list(range(len(digests))) if groups is None else np.asarray(groups).tolist()
+    if len(labels) != len(digests):
+        raise RequestError(
+            f"There are {len(labels)} groups for {len(digests)} image digests; give one of each per stimulus."
+        )
+    parent: dict[Any, Any] = {}
+    for label, digest in zip(labels, digests, strict=True):
+        parent[_root(parent, ("group", label))] = _root(parent, ("image", digest))
+    roots = [_root(parent, ("group", label)) for label in labels]
+    number = {root: position for position, root in enumerate(dict.fromkeys(roots))}
+    return np.array([number[root] for root in roots], dtype=np.intp)
+
+
+def _root(parent: dict[Any, Any], node: Any) -> Any:
+    """Return the representative of a node, halving the path to it."""
+    while parent.setdefault(node, node) != node:
+        parent[node] = parent[parent[node]]
+        node = parent[node]
+    return node
+
+
+def make_cv(spec, n_stimuli: int, *, groups=None, splits=None, ids=None):
+    """Turn a request such as ``--cv 5`` into folds.
+
+    Parameters
+    ----------
+    spec : int, {"group", "splits", "set"}, splitter or iterable
+        A number of folds, shuffled with a fixed seed, which respect `groups` where given; ``group`` leaves
+        one group out at a time; ``splits`` fits "train" and scores "test" (other labels take no part);
+        ``set`` leaves out one stimulus set at a time, by ids written ``SET/NAME``. Anything else is
+        returned as it is. A number may be given as text.
+    n_stimuli : int
+    groups, splits : array of shape (n_stimuli,), optional
+    ids : array of str, shape (n_stimuli,), optional
+
+    Returns
+    -------
+    cv : splitter or list of (train, test)
+    """
+    if isinstance(spec, str) and spec.isdecimal():
+        spec = int(spec)
+    if isinstance(spec, int | np.integer):
+        return _folds(int(spec), n_stimuli, groups)
+    if not isinstance(spec, str):
+        return spec
+    if spec == "splits":
+        return [_train_test(splits)]
+    if spec == "set":
+        return _leave_one_out(_sets(ids), "stimulus set")
+    if spec == "group":
+        return _leave_one_out(groups, "group")
+    raise RequestError(f"Unknown folds {spec!r}; choose a number of folds, group, splits or set.")
+
+
+def _folds(n_folds: int, n_stimuli: int, groups):
+    n_units = n_stimuli if groups is None else len(np.unique(np.asarray(groups)))
+    if not 2 <= n_folds <= n_units:
+        what = "stimuli" if groups is None else "groups"
+        raise RequestError(f"{n_folds} folds cannot be made of {n_units} {what}; choose from 2 to {n_units}.")
+    return KFold(n_folds, shuffle=True, random_state=0) if groups is None else GroupKFold(n_folds)
+
+
+def _train_test(splits) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.asarray([] if splits is None else splits)
+    train, test = np.flatnonzero(labels == "train"), np.flatnonzero(labels == "test")
+    if not len(train) or not len(test):
+        found = ", ".join(map(repr, np.unique(labels))) or "none"
+        raise RequestError(
+            f"Folds 'splits' need stimuli labelled 'train' and 'test'; labels here: {found}. "
+            "Give a column `split` in splits.csv, or choose another number of folds."
+        )
+    return train, test
+
+
+def _sets(ids) -> np.ndarray:
+    names = np.asarray([] if ids is None else ids).astype(str)
+    if bad := [name for name in names if "/" not in name]:
+        raise RequestError(
+            f"Folds 'set' need ids written SET/NAME, got {bad[0]!r}. Join sets under such ids, or choose "
+            "another kind of folds."
+        )
+    return np.array([name.partition("/")[0] for name in names])
+
+
+def _leave_one_out(labels, what: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    found = np.unique(np.asarray([] if labels is None else labels))
+    if len(found) < 2:
+        raise RequestError(f"Leaving one {what} out needs at least two of them, got {len(found)}.")
+    return list(LeaveOneGroupOut().split(np.empty(len(labels)), groups=np.asarray(labels)))
