@@ -87,7 +87,7 @@ def array_images(
         Where in those files.
     """
     _require_pixel_type(rows.dtype, label)
-    _require_layout(rows.shape, label)
+    require_layout(rows.shape, label)
     height, width = rows.shape[-2:] if _channels_first(rows.shape) else rows.shape[1:3]
     try:
         require_pixels(width, height, max_pixels)
@@ -132,7 +132,8 @@ def _require_pixel_type(dtype: np.dtype, label: str) -> None:
         )
 
 
-def _require_layout(shape: tuple[int, ...], label: str) -> None:
+def require_layout(shape: tuple[int, ...], label: str) -> None:
+    """Raise `StimulusError` for a shape that is not one of images, or may be meant in two ways."""
     wanted = "Wanted: (n, height, width), (n, height, width, C) or (n, C, height, width) with C of 1, 3 or 4."
     if shape and shape[0] == 0:
         raise EmptySource(f"{label!r} has the shape {shape}, so it holds no image. {wanted}")

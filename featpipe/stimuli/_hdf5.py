@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def hdf5_images(path: Path, name: str | None, max_pixels: int) -> ArrayImages:
             )
         dataset = _dataset(file, name, label)
         require_chunks(dataset.chunks, dataset.dtype, label)
+        _require_complete(dataset, label)
         rows = _Dataset(path, name, dataset.shape, dataset.dtype)
     nsd = path.name == "nsd_stimuli.hdf5" and name.strip("/") == "imgBrick"
     ids = numbered(rows.shape[0], "nsd-") if nsd and rows.shape else None
@@ -55,10 +57,12 @@ def _unreadable(path: Path, why: str) -> StimulusError:
 def _dataset(file: h5py.File, name: str, label: str) -> h5py.Dataset:
     node = file
     for part in name.strip("/").split("/"):
-        if not isinstance(node, h5py.Group) or part not in node.keys():
+        if not isinstance(node, h5py.Group) or part not in list(
+            node
+        ):  # `in node` would open what a link leads to
             has = ", ".join(sorted(node)) if isinstance(node, h5py.Group) else "none, it is a dataset"
             raise StimulusError(f"{label!r} does not exist: no {part!r} in {node.name!r}, which has {has}.")
-        if not isinstance(node.get(part, getlink=True), h5py.HardLink):
+        if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
             raise UnsafePath(
                 f"{label!r} goes through the link {part!r}; links in HDF5 files are not followed. Name the "
                 "dataset that it leads to."
@@ -74,3 +78,17 @@ def _dataset(file: h5py.File, name: str, label: str) -> h5py.Dataset:
             "not followed. Copy them into one dataset."
         )
     return node
+
+
+def _require_complete(dataset: h5py.Dataset, label: str) -> None:
+    """Refuse values that were never written, which HDF5 reads as the fill value: a stimulus that nobody saw."""
+    if 0 in dataset.shape:
+        return
+    there, wanted = int(dataset.id.get_storage_size() > 0), 1
+    if dataset.chunks:
+        there = dataset.id.get_num_chunks()
+        wanted = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+    if there < wanted:
+        raise StimulusError(
+            f"{label!r} lacks {wanted - there} of {wanted} chunks, which would read as blank images. Write it again."
+        )

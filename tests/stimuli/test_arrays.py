@@ -12,6 +12,7 @@ import pytest
 
 from featpipe.errors import DuplicateIds, EmptySource, ImageTooLarge, StimulusError, UnsafePath
 from featpipe.stimuli import StimulusSet
+from featpipe.stimuli._arrays import require_layout
 
 KINDS = ["npy", "npz", "npz-compressed", "h5", "h5-chunked", "zarr", "zarr-v2"]
 
@@ -188,6 +189,7 @@ def linked(tmp_path, pixels):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["own"] = pixels
         file["external"] = h5py.ExternalLink("other.h5", "/images")
+        file["dangling"] = h5py.ExternalLink("gone.h5", "/images")
         file["group"] = h5py.ExternalLink("other.h5", "/")
         file["soft"] = h5py.SoftLink("/own")
         file["folder/inner"] = pixels
@@ -203,11 +205,16 @@ def linked(tmp_path, pixels):
     ("name", "error", "match"),
     [
         (":external", UnsafePath, "goes through the link 'external'"),
+        (":dangling", UnsafePath, "goes through the link 'dangling'"),
         (":group/images", UnsafePath, "goes through the link 'group'"),
         (":soft", UnsafePath, "goes through the link 'soft'"),
         (":virtual", UnsafePath, "keeps its values in other files"),
         (":raw", UnsafePath, "keeps its values in other files"),
-        (":no", StimulusError, "does not exist: no 'no' in '/', which has external, folder, group, own"),
+        (
+            ":no",
+            StimulusError,
+            "does not exist: no 'no' in '/', which has dangling, external, folder, group, own",
+        ),
         (":own/no", StimulusError, "no 'no' in '/own', which has none, it is a dataset"),
         (":folder", StimulusError, "is a group, not a dataset. It has inner"),
         (":", StimulusError, "say which dataset holds the images: .*x.h5:NAME, NAME one of"),
@@ -239,6 +246,22 @@ def test_a_zarr_array_with_missing_chunks_is_refused(store, pixels, kind):
         StimulusSet.from_source(source)
 
 
+@pytest.mark.parametrize("chunks", [None, (2, 8, 9, 3)])
+def test_hdf5_images_that_were_never_written_are_refused(tmp_path, pixels, chunks):
+    """HDF5 would give blank images for them."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("images", pixels.shape, pixels.dtype, chunks=chunks)
+        if chunks:
+            dataset[:4] = pixels[:4]
+    with pytest.raises(StimulusError, match=r"lacks 1 of [13] chunks, which would read as blank images"):
+        StimulusSet.from_source(f"{tmp_path}/x.h5:images")
+
+
+def test_more_images_than_there_can_be_are_refused():
+    with pytest.raises(StimulusError, match=r"the shape \(10000001, 8, 9\), which is not one of images"):
+        require_layout((10_000_001, 8, 9), "x")
+
+
 def test_zarr_metadata_that_claims_too_much_is_refused(store, pixels):
     source = store(pixels, "zarr")
     metadata = json.loads((source / "zarr.json").read_text())
@@ -251,10 +274,10 @@ def test_zarr_metadata_that_claims_too_much_is_refused(store, pixels):
 def test_chunks_that_would_fill_the_memory_are_refused(tmp_path):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("images", (600, 1024, 1024), "u1", chunks=(600, 1024, 1024))
-        file.create_dataset("many", (10**9, 8, 9), "u1", chunks=(1, 8, 9))
+        file.create_dataset("many", (10**9, 8, 9), "u1", chunks=(1000, 8, 9))
     with pytest.raises(StimulusError, match=r"chunks of \(600, 1024, 1024\), which are 629145600 bytes each"):
         StimulusSet.from_source(f"{tmp_path}/x.h5:images")
-    with pytest.raises(StimulusError, match=r"the shape \(1000000000, 8, 9\), which is not one of images"):
+    with pytest.raises(StimulusError, match="lacks 1000000 of 1000000 chunks"):
         StimulusSet.from_source(f"{tmp_path}/x.h5:many")
 
 
