@@ -6,7 +6,6 @@ import sys
 import warnings
 from typing import Annotated
 
-import click
 import typer
 
 import featpipe
@@ -16,6 +15,8 @@ from featpipe.cli._extract import extract_command
 from featpipe.cli._fit import fit_command, predict_command, recipes_command, report_command, score_command
 from featpipe.cli._models import layers_command, models_command
 from featpipe.errors import FeatpipeError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="featpipe",
@@ -68,19 +69,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit code 0 done, 1 the work failed, 2 the request is wrong."""
     warnings.showwarning = lambda message, *_, **__: note(f"featpipe: warning: {message}")
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.exceptions.Abort:
-        code = 130
-    except click.ClickException as error:
-        error.show()
-        code = 2
+        app(arguments)
     except FeatpipeError as error:
         note(f"featpipe: {error}")
-        code = error.exit_code
-    except KeyboardInterrupt:
-        note("featpipe: interrupted; what was committed is kept, and the same command goes on after it.")
-        code = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(error.exit_code)
+    except OSError as error:
+        note(f"featpipe: {error}")
+        sys.exit(1)
+    except SystemExit as error:
+        if error.code == INTERRUPTED:
+            note("featpipe: interrupted; what was committed is kept, and the same command goes on after it.")
+        raise

@@ -25,7 +25,9 @@ from featpipe.cli._options import (
     Mean,
     ModelArgs,
     Preprocess,
+    Split,
     Std,
+    Subject,
     Trust,
     Weights,
     Workers,
@@ -80,7 +82,8 @@ def extract_command(
     data: Annotated[
         str | None, typer.Option("--data", help="DATA whose images are meant, with --recipe.")
     ] = None,
-    subject: Annotated[str | None, typer.Option("--subject", help="Subject of DATA.")] = None,
+    subject: Subject = None,
+    split: Split = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Parameter of the recipe's pipeline."),
@@ -126,7 +129,7 @@ def extract_command(
         if recipe is not None and data is not None
         else _needed("--data" if recipe else "--images", images)
     )
-    stimuli = _stimuli(source, subject, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
+    stimuli = open_stimuli(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
     if dry:
         _say_dry_run(dry_run(order, stimuli, store, means=means), as_json)
@@ -161,14 +164,19 @@ def _recipe_order(
     return load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ()))).order(trust=trust)
 
 
-def _stimuli(
-    source: str, subject: str | None, *, skip_broken: bool, rehash: bool, quiet: bool
+def open_stimuli(
+    source: str, subject: str | None, split: str | None, *, skip_broken: bool, rehash: bool, quiet: bool
 ) -> StimulusSet:
-    from featpipe.datasets import is_data, load_dataset
+    """Open the images of a SOURCE or of DATA, and say what was left out."""
+    from featpipe.datasets import is_data, load_stimuli
     from featpipe.stimuli import StimulusSet
 
     if is_data(source):
-        return load_dataset(source, subject=subject).stimuli
+        return load_stimuli(source, subject=subject, split=split)
+    if subject or split:
+        raise SpecError(
+            f"--subject and --split choose among the images of DATA; {source!r} is a source of images."
+        )
     with showing_progress("hash images", quiet=quiet) as progress:
         stimuli = StimulusSet.from_source(source, skip_broken=skip_broken, rehash=rehash, progress=progress)
     for name, reason in stimuli.skipped:
@@ -177,7 +185,7 @@ def _stimuli(
 
 
 def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json: bool) -> None:
-    arrays = [
+    arrays: list[dict[str, Any]] = [
         {"key": t.key, "layer": t.spec.layer_label, "reduce": str(t.spec.reduction), "spec": t.spec.to_json()}
         for t in done.targets
     ]
@@ -212,7 +220,7 @@ def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json:
 
 
 def _say_dry_run(plan: DryRun, as_json: bool) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "layer": t.spec.layer_label,
             "reduce": str(t.spec.reduction),

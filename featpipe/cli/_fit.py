@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from featpipe.cli._console import note, say, say_json, show_table, showing_progress
-from featpipe.cli._options import BatchSize, Cache, Device, Json, Trust, Workers, batch_size
+from featpipe.cli._extract import open_stimuli
+from featpipe.cli._options import BatchSize, Cache, Device, Json, Split, Subject, Trust, Workers, batch_size
 from featpipe.errors import MissingDependency
 
 Data = Annotated[
@@ -17,7 +18,6 @@ Data = Annotated[
         "--data", metavar="DATA", help="table:DIR, table:FILE.toml, algonauts2023:DIR or synthetic:…."
     ),
 ]
-Subject = Annotated[str | None, typer.Option("--subject", help="Which subject, where the data have several.")]
 Target = Annotated[str | None, typer.Option("--target", help="Only this group of targets, such as lh.V1v.")]
 
 
@@ -87,6 +87,8 @@ def predict_command(
     weights: Annotated[
         str | None, typer.Option("--weights", help="Where the weights are now, if they moved.")
     ] = None,
+    subject: Subject = None,
+    split: Split = None,
     device: Device = "auto",
     size: BatchSize = "auto",
     workers: Workers = None,
@@ -96,11 +98,10 @@ def predict_command(
     """Predict responses to new images; features that the cache lacks are extracted."""
     from featpipe.extraction import Means
     from featpipe.runs import RunFolder, check_format, predict, write_predictions
-    from featpipe.stimuli import StimulusSet
 
     folder = RunFolder.open(run)
     check_format(Path(out))
-    stimuli = StimulusSet.from_source(images)
+    stimuli = open_stimuli(images, subject, split, skip_broken=False, rehash=False, quiet=as_json)
     means = Means(device=device, batch_size=batch_size(size), workers=workers)
     with showing_progress("extract", quiet=as_json) as progress:
         predictions = predict(

@@ -34,9 +34,9 @@ def models_command(
 
     found = list_models(pattern, zoo)
     if as_json:
-        say_json({"models": [{"model": m.model, "tags": list(m.tags)} for m in found]})
+        say_json({"models": [{"model": name, "tags": list(tags)} for name, tags in found]})
         return
-    show_table(["model", "pretrained weights"], [(m.model, ", ".join(m.tags) or "-") for m in found])
+    show_table(["model", "pretrained weights"], [(name, ", ".join(tags) or "-") for name, tags in found])
     say(f"{len(found)} models")
 
 

@@ -40,6 +40,8 @@ Trust = Annotated[
     bool,
     typer.Option("--trust", help="Execute code that the request names: python: models, foreign pipelines."),
 ]
+Subject = Annotated[str | None, typer.Option("--subject", help="Which subject, where DATA has several.")]
+Split = Annotated[str | None, typer.Option("--split", help="Which split of DATA: train or test.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 BatchSize = Annotated[str, typer.Option("--batch-size", help="auto, or a multiple of 8.")]
 Workers = Annotated[

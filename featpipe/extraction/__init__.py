@@ -1,6 +1,22 @@
-"""From images to committed shards: the stage that needs torch, and ends at the cache."""
+"""From images to committed shards: the stage that needs torch, and ends at the cache.
 
-from featpipe.extraction._extract import DryRun, Extraction, Means, Order, dry_run, extract
-from featpipe.extraction._plan import Target
+The values that say what to extract import no torch; `extract` and `dry_run` do, on first use.
+"""
 
-__all__ = ["DryRun", "Extraction", "Means", "Order", "Target", "dry_run", "extract"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from featpipe.extraction._order import DryRun, Extraction, Means, Order, Progress, Target
+
+__all__ = ["DryRun", "Extraction", "Means", "Order", "Progress", "Target", "dry_run", "extract"]
+
+if TYPE_CHECKING:
+    from featpipe.extraction._extract import dry_run, extract
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("dry_run", "extract"):
+        raise AttributeError(f"module 'featpipe.extraction' has no attribute {name!r}")
+    return getattr(import_module("featpipe.extraction._extract"), name)

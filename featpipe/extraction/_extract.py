@@ -6,9 +6,8 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 
 from featpipe.errors import SpecError, UnsupportedOutput
-from featpipe.extraction._forward import LEAST_BATCH, Forward, choose_device
+from featpipe.extraction._forward import Forward, choose_device
 from featpipe.extraction._images import ImageBatches, default_workers, padded
-from featpipe.extraction._plan import Order, Pool, ShardJob, Target, missing_shards, shard_jobs, targets_of
+from featpipe.extraction._order import LEAST_BATCH, DryRun, Extraction, Means, Order, Progress, Target
+from featpipe.extraction._plan import Pool, ShardJob, missing_shards, shard_jobs, targets_of
 from featpipe.extraction._shards import ShardBuffer, ShardWriter
 from featpipe.models import Backbone, ModelCard, describe, load, resolve
 from featpipe.stimuli import StimulusSet
@@ -28,81 +28,6 @@ from featpipe.store import FeatureCache
 SHARD_ROWS = 256
 _SHARD_BYTES = 1 << 29  # of all layers of one shard; two shards are held at a time
 _LIBRARIES = ("featpipe", "torch", "torchvision", "timm", "open_clip_torch", "pillow", "numpy", "zarr")
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """How to extract: nothing here enters a cache key, and all of it is recorded beside the rows.
-
-    Parameters
-    ----------
-    device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    batch_size : int or None
-        A multiple of 8; None finds one.
-    workers : int or None
-        Threads that decode images; None takes one a processor.
-    codec : str
-        Of new arrays, see ``cache/README.md``.
-    shard_rows : int or None
-        Rows a shard of a new stimulus set; None takes 256, or fewer where the layers are large.
-    """
-
-    device: str = "auto"
-    batch_size: int | None = None
-    workers: int | None = None
-    codec: str = "auto"
-    shard_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_rows"):
-            value = getattr(self, name)
-            if value is not None and (value < LEAST_BATCH or value % LEAST_BATCH):
-                raise SpecError(
-                    f"{name.replace('_', ' ')} is {value}; it must be a multiple of {LEAST_BATCH}, because rows "
-                    "of other batches differ in their last bits."
-                )
-        if self.workers is not None and self.workers < 1:
-            raise SpecError(f"There must be at least one decoding worker, got {self.workers}.")
-
-
-@dataclass(frozen=True, slots=True)
-class Extraction:
-    """What an extraction did: keys of the arrays in network order, and counts of images."""
-
-    card: ModelCard
-    stimuli: str
-    targets: tuple[Target, ...]
-    n_stimuli: int
-    n_computed: int
-    n_reused: int
-    seconds: float
-    device: str = ""
-    batch_size: int = 0
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys of the arrays, in network order."""
-        return [target.key for target in self.targets]
-
-
-@dataclass(frozen=True, slots=True)
-class DryRun:
-    """What an extraction would do: per layer the shape of a row, and what the whole would cost."""
-
-    card: ModelCard
-    targets: tuple[Target, ...]
-    row_shapes: tuple[tuple[int, ...], ...]
-    cached: tuple[bool, ...]
-    bytes_per_row: tuple[int, ...]
-    n_stimuli: int
-    bytes_on_disk: int
-    peak_memory: int
-    seconds: float
-    device: str
-    batch_size: int
 
 
 def extract(

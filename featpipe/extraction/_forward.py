@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from featpipe.errors import DeviceOutOfMemory, SpecError
-from featpipe.extraction._plan import Target
+from featpipe.extraction._order import LEAST_BATCH, Target
 from featpipe.models import Backbone, Tap, Tapped, normalise
 
-LEAST_BATCH = 8  # rows are bit-equal for batches of a multiple of 8
 CPU_BATCH = 32
 MOST_BATCH = 512
 

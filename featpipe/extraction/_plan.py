@@ -7,37 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from featpipe.errors import SpecError
-from featpipe.models import ModelCard, ModelRequest, match_layers
+from featpipe.extraction._order import Order, Target
+from featpipe.models import ModelCard, match_layers
 from featpipe.reduce import REDUCTION_VERSIONS
 from featpipe.remembered import file_digest
-from featpipe.spec import FeatureSpec, LayerRequest
+from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import CachedArray, FeatureCache
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What to extract: all that enters the cache keys, the images aside."""
-
-    model: ModelRequest
-    layers: tuple[LayerRequest, ...]
-    store_dtype: str = "float32"
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        if not self.layers:
-            raise SpecError("No layer was asked for. Name at least one, such as --layers 'layer3:mean'.")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One array to fill: its features, its key, and where its layer stands in the network."""
-
-    spec: FeatureSpec
-    key: str
-    layer_order: int
-    call_given: bool
 
 
 @dataclass(frozen=True)

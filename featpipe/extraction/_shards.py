@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from featpipe.errors import NonFiniteFeatures, UnsupportedOutput
-from featpipe.extraction._plan import Pool, ShardJob, Target
+from featpipe.extraction._order import Target
+from featpipe.extraction._plan import Pool, ShardJob
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import ArrayWriter, FeatureCache
 

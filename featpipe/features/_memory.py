@@ -61,7 +61,8 @@ class ReadCache:
         size = int(np.prod(array.row_shape)) * array.n_stimuli * np.dtype(array.dtype).itemsize
         if not array.complete or size > self.limit:
             return array.read(rows)
-        return self._layer(array)[rows]
+        selected: np.ndarray = self._layer(array)[rows]
+        return selected
 
     def _layer(self, array: CachedArray) -> np.ndarray:
         name = (os.path.realpath(array.root), array.key)
@@ -72,7 +73,7 @@ class ReadCache:
                 if name in self._held:
                     self._held.move_to_end(name)
                     return self._held[name]
-            values = array.read()
+            values: np.ndarray = array.read()
             values.flags.writeable = False
             with self._lock:
                 self._held[name] = values

@@ -20,11 +20,11 @@ from threadpoolctl import threadpool_info
 
 from featpipe.datasets import Dataset, load_dataset
 from featpipe.errors import RecipeError
-from featpipe.extraction import Extraction, Means, Progress, extract
+from featpipe.extraction import Extraction, Means, Progress
 from featpipe.model_selection import (
     Evaluation,
     evaluate,
-    fit_with_metadata,
+    fit_final,
     get_scorer,
     make_cv,
     merge_groups,
@@ -109,18 +109,18 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
         )
     folder = RunFolder.create(request.out, overwrite=request.overwrite)
     dataset = load_dataset(request.data, subject=request.subject, target=request.target)
-    extraction = _extract(request, dataset, means, progress) if request.extract else None
-    extracted = time.perf_counter()
+    extracted = _extract(request, dataset, means, progress) if request.extract else None
+    ready = time.perf_counter()
     evaluation, estimator, cv = _evaluate(request, dataset)
     evaluated = time.perf_counter()
     final, rows = _fit_final(estimator, dataset)
     _write(folder, request, dataset, evaluation, cv, final, rows)
     times = {
-        "extract": extracted - began,
-        "evaluate": evaluated - extracted,
+        "extract": ready - began,
+        "evaluate": evaluated - ready,
         "fit": time.perf_counter() - evaluated,
     }
-    record = _record(request, dataset, evaluation, cv, final, extraction, times)
+    record = _record(request, dataset, evaluation, cv, final, extracted, times)
     folder.write_json("run.json", record)
     return folder
 
@@ -129,46 +129,43 @@ def _extract(
     request: FitRequest, dataset: Dataset, means: Means | None, progress: Progress | None
 ) -> Extraction:
     order = request.recipe.order(trust=request.trust)
+    from featpipe.extraction import extract  # torch, only where something is extracted
+
     return extract(order, dataset.stimuli, FeatureCache(request.cache), means=means, progress=progress)
 
 
-def outer_folds(request: FitRequest, dataset: Dataset) -> tuple[Any, str, np.ndarray | None]:
-    """Return the splitter, how it is called, and the groups that no fold divides.
-
-    The test split of the data is the default where there is one. Ids that show one image are one group.
-    """
+def undivided_groups(dataset: Dataset) -> np.ndarray | None:
+    """Return the groups that no fold may divide: the data's own, and ids that show one image."""
     groups = merge_groups(dataset.groups, dataset.digests)
-    chosen = request.cv
-    if chosen is None:
-        splits = set() if dataset.splits is None else set(dataset.splits)
-        chosen = "splits" if {"train", "test"} <= splits else request.recipe.cv
-    elif chosen == "splits" and dataset.splits is None:
-        raise RecipeError(f"--cv splits: {request.data!r} has no splits. Give a number of folds.")
-    if chosen == "group" and dataset.groups is None:
-        raise RecipeError(f"--cv group: {request.data!r} has no groups. Give a number of folds.")
-    cv = make_cv(chosen, ids=dataset.ids, groups=groups, splits=dataset.splits)
-    return cv, str(chosen), groups
+    return groups if len(np.unique(groups)) < len(groups) else None
+
+
+def outer_folds(request: FitRequest, dataset: Dataset) -> str | int:
+    """Return which outer folds are meant: those asked for, the data's test split, or the recipe's."""
+    if request.cv is not None:
+        return request.cv
+    splits = set() if dataset.splits is None else set(dataset.splits)
+    return "splits" if {"train", "test"} <= splits else request.recipe.cv
 
 
 def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEstimator, str]:
-    recipe = request.recipe
-    cv, called, groups = outer_folds(request, dataset)
-    pipeline = clone(recipe.pipeline).set_params(
-        features__cache=request.cache, features__stimuli=dataset.stimuli.digest
-    )
-    estimator = _searching(pipeline, recipe, groups)
+    recipe, cv = request.recipe, outer_folds(request, dataset)
+    groups = dataset.groups if cv == "group" else undivided_groups(dataset)
+    folds = make_cv(cv, dataset.n_stimuli, groups=groups, splits=dataset.splits, ids=dataset.ids)
+    where = {"features__cache": request.cache, "features__stimuli": dataset.stimuli.digest}
+    estimator = _searching(clone(recipe.pipeline).set_params(**where), recipe, groups)
     evaluation = evaluate(
         estimator,
         dataset.ids,
         dataset.responses,
-        cv=cv,
+        cv=folds,
         scoring=recipe.scoring,
         groups=groups,
         sample_weight=dataset.n_repeats,
         target_names=target_names(dataset),
         n_jobs=request.n_jobs,
     )
-    return evaluation, estimator, called
+    return evaluation, estimator, str(cv)
 
 
 def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None) -> BaseEstimator:
@@ -182,13 +179,13 @@ def _fit_final(estimator: BaseEstimator, dataset: Dataset) -> tuple[Pipeline, np
     """Fit on every row that a user may predict from: the training split, or all rows."""
     has_test = dataset.splits is not None and "train" in dataset.splits
     rows = np.flatnonzero(dataset.splits == "train") if has_test else np.arange(dataset.n_stimuli)
-    groups = merge_groups(dataset.groups, dataset.digests)
-    fitted = fit_with_metadata(
-        clone(estimator),
-        dataset.ids[rows],
-        dataset.responses[rows],
-        groups=None if groups is None else groups[rows],
-        sample_weight=None if dataset.n_repeats is None else dataset.n_repeats[rows],
+    fitted = fit_final(
+        estimator,
+        dataset.ids,
+        dataset.responses,
+        rows=rows,
+        groups=undivided_groups(dataset),
+        sample_weight=dataset.n_repeats,
     )
     pipeline = getattr(fitted, "best_estimator_", fitted)
     return pipeline.set_params(features__stimuli=None), rows
@@ -207,9 +204,9 @@ def _write(
     summary |= {
         "n_stimuli": dataset.n_stimuli,
         "n_targets": dataset.n_targets,
-        "n_folds": len(evaluation.scores[request.recipe.scoring[0]]),
+        "n_folds": evaluation.n_folds,
         "cv": cv,
-        "constant_predictions": int(evaluation.n_constant_predictions),
+        "constant_predictions": int(evaluation.constant_predictions.sum()),
     }
     folder.write_json("summary.json", summary)
     folder.write_csv("scores.csv", tidy(evaluation.scores, dataset))
@@ -224,7 +221,7 @@ def _record(
     evaluation: Evaluation,
     cv: str,
     final: Pipeline,
-    extraction: Extraction | None,
+    extracted: Extraction | None,
     times: Mapping[str, float],
 ) -> dict[str, Any]:
     recipe = request.recipe
@@ -250,11 +247,11 @@ def _record(
         "features": features_record(final, FeatureCache(request.cache), dataset.stimuli.digest),
         "pipeline": {name: repr(step) for name, step in final.steps},
         "extraction": None
-        if extraction is None
+        if extracted is None
         else {
-            "computed": extraction.n_computed,
-            "reused": extraction.n_reused,
-            "device": extraction.device,
+            "computed": extracted.n_computed,
+            "reused": extracted.n_reused,
+            "device": extracted.device,
         },
         "seconds": {name: round(value, 3) for name, value in times.items()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

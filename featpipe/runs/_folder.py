@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import skops.io
 from sklearn.pipeline import Pipeline
 
 from featpipe.errors import RecipeError
@@ -98,7 +97,9 @@ class RunFolder:
 
     def write_pipeline(self, pipeline: Pipeline) -> None:
         """Save the fitted pipeline so that loading it executes no code."""
-        self._replace("pipeline.skops", skops.io.dumps(pipeline))
+        from skops.io import dumps  # looks through all of scikit-learn when imported: seconds
+
+        self._replace("pipeline.skops", dumps(pipeline))
 
     def load_pipeline(self, *, trust: bool = False) -> Pipeline:
         """Load the fitted pipeline.
@@ -108,17 +109,19 @@ class RunFolder:
         RecipeError
             There is none, or it holds types that neither featpipe nor skops knows, and `trust` is off.
         """
+        from skops.io import get_untrusted_types, load
+
         path = self.path / "pipeline.skops"
         if not path.is_file():
             raise RecipeError(f"{self.path} has no pipeline.skops; the run did not finish.")
-        foreign = skops.io.get_untrusted_types(file=path)
+        foreign = get_untrusted_types(file=path)
         strange = [name for name in foreign if not name.startswith(_OURS)]
         if strange and not trust:
             raise RecipeError(
                 f"{path} holds {', '.join(strange)}, which are not known to be safe. If you trust where the file comes "
                 "from, say --trust."
             )
-        return skops.io.load(path, trusted=foreign)
+        return load(path, trusted=foreign)
 
     def target_names(self) -> list[str]:
         """Return the name of each target that the pipeline predicts, in order."""

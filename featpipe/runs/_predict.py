@@ -11,7 +11,7 @@ import pandas as pd
 import scipy.io
 
 from featpipe.errors import RecipeError, RequestError
-from featpipe.extraction import Means, Order, Progress, extract
+from featpipe.extraction import Means, Order, Progress
 from featpipe.models import ModelRequest
 from featpipe.runs._folder import RunFolder
 from featpipe.spec import FeatureSpec, LayerRequest
@@ -83,6 +83,8 @@ def ensure_features(
     if all(key in there and store.array(key).complete for key in keys):
         return
     order = order_again(specs, str(weights or features[0]["weights_asked"]), trust=trust)
+    from featpipe.extraction import extract  # torch, only where something is extracted
+
     done = extract(order, stimuli, store, means=means, progress=progress)
     if not set(keys) <= set(done.keys):
         raise RecipeError(_difference(specs, [target.spec for target in done.targets]))

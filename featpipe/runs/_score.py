@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featpipe.datasets import Dataset, load_dataset
+from featpipe.datasets import Dataset, load_dataset, parse_data
 from featpipe.errors import RecipeError, RequestError
 from featpipe.extraction import Means, Progress
 from featpipe.metrics import METRICS
@@ -57,9 +57,7 @@ def score(
     if run is not None:
         recorded = run.read_json("run.json")["data"]
         subject, target = subject or recorded["subject"], target or recorded["target"]
-    dataset = load_dataset(data, subject=subject, target=target)
-    if dataset.splits is not None and "test" in dataset.splits:
-        dataset = dataset.select_split("test")
+    dataset = _held_out(data, subject, target)
     if run is None:
         predictions = _aligned(*read_predictions(source), dataset)
     else:
@@ -67,6 +65,15 @@ def score(
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
         predictions = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
     return _scores(dataset, predictions)
+
+
+def _held_out(data: str, subject: str | None, target: str | None) -> Dataset:
+    """Return the test split, or all rows of data that have none."""
+    if parse_data(data)[0] == "algonauts2023":  # train and test are different files
+        return load_dataset(data, subject=subject, target=target, split="test")
+    dataset = load_dataset(data, subject=subject, target=target)
+    has_test = dataset.splits is not None and "test" in dataset.splits
+    return dataset.select_split("test") if has_test else dataset
 
 
 def _scores(dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def _aligned(ids: np.ndarray, predictions: np.ndarray, dataset: Dataset) -> np.n
 
 def _refuse_training_images(run: RunFolder, dataset: Dataset) -> None:
     trained = set(pd.read_csv(run.path / "training.csv", dtype=str)["sha256"])
-    seen = [name for name, sha in zip(dataset.ids, dataset.digests, strict=True) if sha in trained]
+    seen = [str(name) for name, sha in zip(dataset.ids, dataset.digests, strict=True) if sha in trained]
     if seen:
         raise RecipeError(
             f"{len(seen)} of {dataset.n_stimuli} images were in the training set of {run.path}, first {seen[0]!r}: "

@@ -1,0 +1,111 @@
+"""What to extract and how, and what was done: plain values that need no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from featpipe.errors import SpecError
+from featpipe.models import ModelCard, ModelRequest
+from featpipe.spec import FeatureSpec, LayerRequest
+
+LEAST_BATCH = 8  # rows are bit-equal for batches of a multiple of 8
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to extract: all that enters the cache keys, the images aside."""
+
+    model: ModelRequest
+    layers: tuple[LayerRequest, ...]
+    store_dtype: str = "float32"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise SpecError("No layer was asked for. Name at least one, such as --layers 'layer3:mean'.")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One array to fill: its features, its key, and where its layer stands in the network."""
+
+    spec: FeatureSpec
+    key: str
+    layer_order: int
+    call_given: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How to extract: nothing here enters a cache key, and all of it is recorded beside the rows.
+
+    Parameters
+    ----------
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    batch_size : int or None
+        A multiple of 8; None finds one.
+    workers : int or None
+        Threads that decode images; None takes one a processor.
+    codec : str
+        Of new arrays, see ``cache/README.md``.
+    shard_rows : int or None
+        Rows a shard of a new stimulus set; None takes 256, or fewer where the layers are large.
+    """
+
+    device: str = "auto"
+    batch_size: int | None = None
+    workers: int | None = None
+    codec: str = "auto"
+    shard_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_rows"):
+            value = getattr(self, name)
+            if value is not None and (value < LEAST_BATCH or value % LEAST_BATCH):
+                raise SpecError(
+                    f"{name.replace('_', ' ')} is {value}; it must be a multiple of {LEAST_BATCH}, because rows "
+                    "of other batches differ in their last bits."
+                )
+        if self.workers is not None and self.workers < 1:
+            raise SpecError(f"There must be at least one decoding worker, got {self.workers}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What an extraction did: keys of the arrays in network order, and counts of images."""
+
+    card: ModelCard
+    stimuli: str
+    targets: tuple[Target, ...]
+    n_stimuli: int
+    n_computed: int
+    n_reused: int
+    seconds: float
+    device: str = ""
+    batch_size: int = 0
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the arrays, in network order."""
+        return [target.key for target in self.targets]
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What an extraction would do: per layer the shape of a row, and what the whole would cost."""
+
+    card: ModelCard
+    targets: tuple[Target, ...]
+    row_shapes: tuple[tuple[int, ...], ...]
+    cached: tuple[bool, ...]
+    bytes_per_row: tuple[int, ...]
+    n_stimuli: int
+    bytes_on_disk: int
+    peak_memory: int
+    seconds: float
+    device: str
+    batch_size: int
