@@ -68,7 +68,7 @@ class ZipImages(_ArchiveImages[zipfile.ZipInfo]):
             entries = [info for info in archive.infolist() if not info.is_dir()]
         for info in entries:
             if stat.S_ISLNK(info.external_attr >> 16):
-                raise _link(path, info.filename, "another entry")
+                raise _link(path, info.filename)
         return cls._from_members(path, ((info.filename.replace("\\", "/"), info) for info in entries))
 
     def read(self, position: int) -> bytes:
@@ -137,10 +137,11 @@ def _unreadable(path: Path, kind: str, why: str) -> StimulusError:
     return StimulusError(f"{str(path)!r} cannot be read as a {kind} archive: {why}. Fetch or pack it again.")
 
 
-def _link(path: Path, name: str, target: str) -> UnsafePath:
+def _link(path: Path, name: str, target: str = "") -> UnsafePath:
+    leads = f" to {target!r}" if target else ""
     return UnsafePath(
-        f"{str(path)!r} has an entry {name!r} that is a link to {target!r}; links in archives are not "
-        "followed. Pack the files themselves (tar --dereference --hard-dereference)."
+        f"{str(path)!r} has an entry {name!r} that is a link{leads}; links in archives are not followed. "
+        "Pack the files themselves (tar --dereference --hard-dereference)."
     )
 
 

@@ -74,9 +74,9 @@ class FileImages:
 def no_images(source: str, found: Sequence[str]) -> EmptySource:
     """Return the error for a source without images, saying what it has instead."""
     others = sorted({os.path.splitext(name)[1] or "no extension" for name in found})
-    has = f"{len(found)} other files ({', '.join(others[:5])})" if found else "nothing"
+    has = f"other files ({', '.join(others[:5])})" if found else "nothing at all"
     return EmptySource(
-        f"{source!r} holds no image, but {has}. Images have the extensions {', '.join(sorted(SUFFIXES))}; "
+        f"{source!r} holds no image; it has {has}. Images have the extensions {', '.join(sorted(SUFFIXES))}; "
         "hidden files and folders are left out."
     )
 

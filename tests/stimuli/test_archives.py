@@ -88,7 +88,7 @@ def test_litter_is_left_out_and_ids_are_unique(pack, png):
 
 
 def test_an_archive_without_images_says_what_it_has(pack):
-    with pytest.raises(EmptySource, match=r"holds no image, but 1 other files \(.txt\)"):
+    with pytest.raises(EmptySource, match=r"holds no image; it has other files \(.txt\)"):
         StimulusSet.from_source(pack({"readme.txt": b"x"}))
 
 

@@ -80,8 +80,8 @@ def test_two_files_with_one_id_are_named(tiny_stimuli):
 @pytest.mark.parametrize(
     ("entries", "match"),
     [
-        ({"notes.txt": b"x", "a/b.mat": b"x"}, r"no image, but 2 other files \(.mat, .txt\)"),
-        ({}, "but nothing"),
+        ({"notes.txt": b"x", "a/b.mat": b"x"}, r"holds no image; it has other files \(.mat, .txt\)"),
+        ({}, "it has nothing at all"),
     ],
 )
 def test_a_folder_without_images_says_what_it_has(fill, tmp_path, entries, match):
