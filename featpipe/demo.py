@@ -7,7 +7,6 @@ noise of a known size, so that the score that ridge should reach is known too.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from featpipe.models import ModelRequest
 from featpipe.recipes import load_recipe
 from featpipe.report import write_report
 from featpipe.runs import FitRequest, RunFolder, fit
-from featpipe.spec import LayerRequest, Reduction
+from featpipe.spec import LayerRequest, Reduction, digest_of
 from featpipe.stimuli import StimulusSet
 from featpipe.store import FeatureCache
 
@@ -124,7 +123,7 @@ def _simulated(stimuli: StimulusSet, cache: str, seed: int) -> tuple[np.ndarray,
                 rois={roi: _TARGETS},
                 noise_ceiling=CEILINGS[roi],
                 n_components=_COMPONENTS,
-                seed=int.from_bytes(json.dumps([seed, roi]).encode()) % 2**31,
+                seed=int(digest_of([seed, roi])[:8], 16),
             )
         )
     responses, targets = zip(*parts, strict=True)
