@@ -166,8 +166,10 @@ class FeatureCache:
         damaged = sorted({(p.key, p.shard) for p in problems if p.shard is not None})
         for key, shard in damaged:
             folder = self.root / "arrays" / key
-            set_aside(self.root, commit_path(folder, shard))  # first, so that no reader sees a gap
-            set_aside(self.root, folder / ArrayLayout.shard_folder(shard))
+            set_aside(
+                self.root, commit_path(folder, shard), f"{key}-{shard}-commit"
+            )  # first, so that no reader sees a gap
+            set_aside(self.root, folder / ArrayLayout.shard_folder(shard), f"{key}-{shard}")
         return damaged
 
     def verify(

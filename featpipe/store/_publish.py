@@ -133,9 +133,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def set_aside(root: Path, path: Path) -> Path | None:
-    """Move a damaged file or folder to ``CACHE/aside``; None when it is no longer there."""
-    place = root / "aside" / f"{path.parent.name}-{path.name}-{secrets.token_hex(4)}"
+def set_aside(root: Path, path: Path, name: str) -> Path | None:
+    """Move a damaged file or folder to ``CACHE/aside/NAME-…``; None when it is no longer there."""
+    place = root / "aside" / f"{name}-{secrets.token_hex(4)}"
     with writing(path):
         make_folders(place.parent)
         try:

@@ -180,7 +180,7 @@ class ArrayWriter:
     def _clear(self, shard: int, inode: int | None) -> None:
         """Move the damaged shard that is this inode aside; one that another writer put there goes back."""
         top = self.array.shard_folder(shard)
-        moved = set_aside(self.root, top)
+        moved = set_aside(self.root, top, f"{self.array.key}-{shard}")
         if moved is not None and _inode(moved / self.array.shard_path(shard).relative_to(top)) != inode:
             publish_folder(moved, top)
 

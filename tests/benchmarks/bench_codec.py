@@ -12,13 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
+from numcodecs import blosc
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_images
 
+from featpipe.models._torchvision import import_torchvision
 from featpipe.store._codec import CODECS, decode_chunk, encode_chunk
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ N_IMAGES = 32
 CHUNK_BYTES = 2 << 20
 LAYERS = {
     "mobilenetv2_100": {
-        "blocks.2.0.bn2.act": "rectified 14–28 px",
+        "blocks.2.0.bn2.act": "rectified 28 px",
         "blocks.4.0.bn2.act": "rectified 14 px",
         "blocks.1": "linear bottleneck 56 px",
         "blocks.3": "linear bottleneck 14 px",
@@ -55,6 +56,9 @@ def sample_crops() -> list[Image.Image]:
 
 
 def network(name: str) -> torch.nn.Module:
+    import_torchvision()  # before timm, which needs it
+    import timm
+
     torch.manual_seed(0)
     weights = DATA / "weights" / f"{name}.safetensors"
     if name == "mobilenetv2_100" and weights.exists():
@@ -109,8 +113,6 @@ def measure(rows: np.ndarray, codec: str) -> tuple[float, float, float]:
 
 def main() -> None:
     torch.set_num_threads(2)
-    from numcodecs import blosc
-
     blosc.set_nthreads(1)
     images = photographs()
     print(f"{'activations':44}{'dtype':9}{'codec':16}{'stored':>8}{'encode':>9}{'decode':>9}  (MB/s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import numpy as np
 import pytest
@@ -65,6 +66,12 @@ def fill():
         return FeatureCache(writer.root).array(writer.array.key)
 
     return publish
+
+
+@pytest.fixture
+def impatient_disk(monkeypatch):
+    """Skip forcing bytes to disk, where a test makes many caches and looks at none after a crash."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from zarr.storage import MemoryStore
 from featpipe.store import CODECS
 from featpipe.store._shard import encode_shard
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("impatient_disk")]
 
 
 @pytest.mark.parametrize("codec", ["none", "zstd-fast", "blosc-lz4"])

@@ -17,12 +17,13 @@ from featpipe.store import CODECS, FeatureCache
 from featpipe.store import _layout as layout_module
 from featpipe.store import _reading as reading_module
 
+pytestmark = pytest.mark.usefixtures("impatient_disk")
 SHAPES = [(1,), (5,), (2, 3), (3, 2, 2), (4, 40, 40)]
 
 
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_order_with_repeats_equals_numpy(make_writer, fill, monkeypatch, codec, dtype, data):
     shape = data.draw(st.sampled_from(SHAPES))
@@ -183,5 +184,5 @@ def test_a_made_up_index_is_refused(tmp_path, make_writer, fill, monkeypatch):
 def test_a_shard_that_is_gone_is_an_error(tiny_cache):
     array, _ = tiny_cache
     array.shard_path(2).unlink()
-    with pytest.raises(CacheCorrupt, match="Shard 2 .* its file is gone"):
+    with pytest.raises(CacheCorrupt, match=r"Shard 2 .* its file is gone"):
         array.read()
