@@ -8,6 +8,7 @@ being looked at is never remembered, because a second change in the same tick co
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import time
@@ -17,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-
-from featpipe.spec import canonical_json
 
 _SETTLED_SECONDS = 2.0
 _CHUNK = 1 << 20
@@ -38,8 +37,8 @@ def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
         "device": stat.st_dev,
         "inode": stat.st_ino,
         "size": stat.st_size,
-        "mtime_ns": str(stat.st_mtime_ns),  # beyond the integers of canonical JSON
-        "ctime_ns": str(stat.st_ctime_ns),
+        "mtime_ns": stat.st_mtime_ns,
+        "ctime_ns": stat.st_ctime_ns,
     }
 
 
@@ -108,10 +107,10 @@ def remembered_many(
 
 def _entry(question: str, files: Sequence[str | os.PathLike[str]], details: Any) -> tuple[str, bool]:
     identities = [file_identity(path) for path in files]
-    newest = max((int(i[t]) for i in identities for t in ("mtime_ns", "ctime_ns")), default=0)
+    newest = max((i[t] for i in identities for t in ("mtime_ns", "ctime_ns")), default=0)
     settled = time.time_ns() - newest > _SETTLED_SECONDS * 1e9
-    text = canonical_json([question, identities, details])
-    return hashlib.sha256(text).hexdigest(), settled
+    text = json.dumps([question, identities, details], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest(), settled
 
 
 def _connect() -> sqlite3.Connection:
@@ -121,6 +120,7 @@ def _connect() -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         table = sqlite3.connect(path, timeout=30)
         table.execute("PRAGMA journal_mode=WAL")
+        table.execute("PRAGMA synchronous=NORMAL")  # a power cut costs some answers, never gives wrong ones
         table.execute(
             "CREATE TABLE IF NOT EXISTS remembered (key TEXT PRIMARY KEY, answer TEXT) WITHOUT ROWID"
         )

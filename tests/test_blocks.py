@@ -1,0 +1,61 @@
+"""Layers side by side behave as one array of stimuli, and read only what is asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from featpipe import LayerBlocks
+from featpipe.errors import RequestError
+
+
+@pytest.fixture
+def layers(rng):
+    return {"one": rng.standard_normal((6, 3, 2, 2)), "two": rng.standard_normal((6, 5))}
+
+
+@pytest.fixture
+def blocks(layers):
+    ids = np.array(list("abcdef"))
+    row = {name: position for position, name in enumerate(ids)}
+    return LayerBlocks(
+        ids,
+        names=list(layers),
+        shapes=[(3, 2, 2), (5,)],
+        dims=[("channel", "height", "width"), ("channel",)],
+        digests=["x", "y"],
+        read=lambda layer, ids: list(layers.values())[layer][[row[i] for i in ids]],
+    )
+
+
+def test_matrix_has_the_layers_side_by_side(blocks, layers):
+    assert blocks.shape == (6, 17)
+    matrix = blocks.to_matrix()
+    assert matrix.dtype == np.float32
+    np.testing.assert_allclose(matrix[:, blocks.slices["one"]], layers["one"].reshape(6, -1), rtol=1e-6)
+    np.testing.assert_allclose(matrix[:, blocks.slices["two"]], layers["two"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [[3, 1, 1], np.array([True, False] * 3), slice(1, 4), ([2, 0], ...), 4])
+def test_selecting_rows_selects_stimuli(blocks, layers, rows):
+    plain = rows[0] if isinstance(rows, tuple) else rows
+    selected = np.atleast_2d(layers["two"][plain])
+    np.testing.assert_allclose(blocks[rows].block("two"), selected)
+    assert len(blocks[rows]) == len(selected)
+
+
+def test_selecting_reads_nothing(blocks):
+    blind = LayerBlocks(
+        blocks.ids, names=blocks.names, shapes=blocks.shapes, dims=blocks.dims, digests=blocks.digests,
+        read=lambda layer, ids: pytest.fail("read"),
+    )  # fmt: skip
+    assert blind[2:5].shape == (3, 17)
+
+
+def test_iteration_gives_names_and_natural_shapes(blocks):
+    assert [(name, values.shape) for name, values in blocks] == [("one", (6, 3, 2, 2)), ("two", (6, 5))]
+
+
+def test_an_unknown_layer_names_those_there(blocks):
+    with pytest.raises(RequestError, match="no layer 'three' here, only one, two"):
+        blocks.block("three")
