@@ -84,8 +84,7 @@ def _is_set(array: CachedArray, wanted: str) -> bool:
 def _matches(array: CachedArray, name: str, value: Any) -> bool:
     spec = array.spec
     if name == "model":
-        asked = ModelRef.parse(value)
-        return spec.model == asked.architecture and (asked.tag is None or _has_label(array, asked.tag))
+        return _is_model(array, ModelRef.parse(value))
     if name == "weights":
         return (len(value) >= 8 and spec.weights.startswith(value)) or _has_label(array, value)
     if name == "reduce":
@@ -95,6 +94,16 @@ def _matches(array: CachedArray, name: str, value: Any) -> bool:
     if name == "model_args":
         return dict(spec.model_args) == dict(value)
     return bool(getattr(spec, name) == value)
+
+
+def _is_model(array: CachedArray, asked: ModelRef) -> bool:
+    if asked.zoo == "local":  # keys have the network's name, so a checkpoint is known by what was asked for
+        return bool(array.provenance.get("model_asked") == str(asked))
+    name = asked.architecture
+    if asked.zoo == "python":  # a key has the file's name and digest, wherever the file lies
+        path, _, function = asked.name.rpartition(":")
+        name = f"python:{Path(path).name}:{function}"
+    return array.spec.model == name and (asked.tag is None or _has_label(array, asked.tag))
 
 
 def _has_preprocessing(array: CachedArray, wanted: str | Mapping[str, Any]) -> bool:
