@@ -48,7 +48,8 @@ def make_reducer(
     ----------
     reduction : Reduction
     prefix_tokens : int
-        Tokens before the spatial ones; left out of ``mean``, ``max`` and ``grid``.
+        Tokens before the spatial ones; left out of ``mean``, ``max`` and ``grid``. A layer before the network
+        puts them there, known by a square number of tokens, has none.
     class_token : bool
         Whether the first prefix token is a class token, which ``cls`` keeps.
     layout : {"channels_first", "channels_last"}
@@ -85,11 +86,25 @@ def _arithmetic(reduction: Reduction, prefix_tokens: int, class_token: bool) -> 
     plain: dict[str, Reducer] = {
         "none": lambda rows: rows if rows.ndim > 1 else rows[:, None],
         "cls": lambda rows: rows[:, 0],
-        "mean": lambda rows: _positions(rows, prefix_tokens).mean(-1),
-        "max": lambda rows: _positions(rows, prefix_tokens).amax(-1),
-        "grid": lambda rows: F.adaptive_avg_pool2d(_map(rows, prefix_tokens), reduction.size),
+        "mean": lambda rows: _positions(rows, _prefix(rows, prefix_tokens)).mean(-1),
+        "max": lambda rows: _positions(rows, _prefix(rows, prefix_tokens)).amax(-1),
+        "grid": lambda rows: F.adaptive_avg_pool2d(_map(rows, _prefix(rows, prefix_tokens)), reduction.size),
     }
     return plain[reduction.kind]
+
+
+def _prefix(rows: torch.Tensor, prefix_tokens: int) -> int:
+    """Return how many prefix tokens a sequence has: none before the network has put them there.
+
+    Such a layer shows by its number of tokens, which is a square only without a prefix.
+    """
+    tokens = rows.shape[1]
+    has_none = not _is_square(tokens - prefix_tokens) and _is_square(tokens)
+    return 0 if has_none else prefix_tokens
+
+
+def _is_square(number: int) -> bool:
+    return number >= 0 and math.isqrt(number) ** 2 == number
 
 
 def _positions(rows: torch.Tensor, prefix_tokens: int) -> torch.Tensor:
@@ -109,10 +124,11 @@ def _possible(rows: torch.Tensor, prefix_tokens: int, class_token: bool) -> set[
     """Return the kinds of reduction that an output of this shape has axes for."""
     possible = set(_POSSIBLE.get(rows.ndim, {"none", "srp"}))
     if rows.ndim == 3:
-        spatial = rows.shape[1] - prefix_tokens
-        possible -= set() if class_token and prefix_tokens else {"cls"}
+        present = _prefix(rows, prefix_tokens)
+        spatial = rows.shape[1] - present
+        possible -= set() if class_token and present else {"cls"}
         possible -= {"mean", "max", "grid"} if spatial < 1 else set()
-        possible -= set() if math.isqrt(max(spatial, 0)) ** 2 == spatial else {"grid"}
+        possible -= set() if _is_square(spatial) else {"grid"}
     return possible
 
 

@@ -43,6 +43,13 @@ def test_tokens_leave_the_prefix_out(tokens):
     torch.testing.assert_close(reduced("grid:3", tokens, **known), grid)
 
 
+def test_a_sequence_before_its_prefix_has_none(rng):
+    patches = torch.from_numpy(rng.standard_normal((3, 9, 7), dtype=np.float32))
+    torch.testing.assert_close(reduced("mean", patches, prefix_tokens=1), patches.mean(1))
+    with pytest.raises(UnsupportedOutput, match="cls cannot be taken"):
+        reduced("cls", patches, prefix_tokens=1)
+
+
 @pytest.mark.parametrize("text", ["none", "mean", "max", "grid:2", "srp:4"])
 def test_channels_last_gives_the_same_rows(maps, text):
     last = maps.permute(0, 2, 3, 1).contiguous()

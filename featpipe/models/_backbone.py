@@ -102,15 +102,16 @@ def _build(request: ModelRequest, ref: ModelRef, *, pretrained: bool) -> Archite
 
 def _finished(built: Architecture, request: ModelRequest, ref: ModelRef) -> Backbone:
     module = built.module.eval().requires_grad_(False)
-    layout, exceptions = layouts(module, of_tokens=built.prefix_tokens > 0)
     own = dict(built.args).get("img_size")
     if request.image_size is None and isinstance(own, int):
         request = replace(request, image_size=own)
+    preprocessing = override(built.preprocessing, request)
+    layout, exceptions = layouts(module, preprocessing.input_size or (224, 224))
     card = ModelCard(
         architecture=built.name or ref.architecture,
         weights=weights_digest(module, built.missing),
         weights_label=built.label,
-        preprocessing=override(built.preprocessing, request),
+        preprocessing=preprocessing,
         layers=(*(name for name, _ in module.named_modules() if name), "output"),
         model_args=tuple(sorted(built.args.items())),
         code=built.code,

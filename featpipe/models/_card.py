@@ -83,7 +83,7 @@ class ModelCard:
     layout : {"channels_first", "channels_last"}
         Where four-dimensional outputs have their channels; `layout_of` knows the exceptions.
     layout_exceptions : tuple of str
-        Layers with the other layout.
+        Layers whose maps have the other layout.
     missing : tuple of str
         Parameters that the weights file lacks; layers that depend on them must not be stored.
     channels_last : bool

@@ -37,7 +37,7 @@ def read_state(path: str | os.PathLike[str]) -> State:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return {name: file.get_tensor(name) for name in file.keys()}
         return _tensors(torch.load(path, map_location="cpu", weights_only=True), path)
     except FileNotFoundError as error:
         raise ModelError(f"There is no weights file {path}. Check --weights.") from error

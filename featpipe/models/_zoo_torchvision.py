@@ -30,7 +30,7 @@ def build(wanted: Wanted) -> Architecture:
     weights = _weights(wanted)
     if wanted.pretrained and weights is None:
         raise no_pretrained(f"torchvision:{wanted.name}", None, [])
-    args = {**_IMPLIED.get(wanted.name, {}), **wanted.args}
+    args = {**_IMPLIED.get(wanted.name, {}), **wanted.args, **_sized(wanted, weights)}
     silent = {"init_weights": False} if wanted.name in _IMPLIED else {}  # or it warns of a slow default
     files = url_file(weights.url) if wanted.pretrained and weights is not None else []
     loaded = {"weights": weights, **wanted.args} if files else {"weights": None, **args, **silent}
@@ -45,6 +45,21 @@ def build(wanted: Wanted) -> Architecture:
         class_token=is_vit,
         files=tuple(map(str, files)),
     )
+
+
+def _sized(wanted: Wanted, weights: Any) -> dict[str, Scalar]:
+    """Return the argument for another input size: only vision transformers insist on one."""
+    own = _preprocessing(weights).input_size
+    size = wanted.input_size
+    if not wanted.name.startswith("vit_") or size is None or size == own:
+        return {}
+    height, width = size
+    if wanted.pretrained or height != width:
+        raise ModelError(
+            f"torchvision:{wanted.name} with these weights takes images of {own} pixels, not {height}×{width}. "
+            "Leave --image-size out, or take the network from timm, which resizes its position embedding."
+        )
+    return {"image_size": height}
 
 
 def tags_of(name: str) -> list[str]:

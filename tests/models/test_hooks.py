@@ -96,7 +96,7 @@ def plain(module, images, layer):
     ("model", "layers"),
     [
         ("timm:resnet10t", ["conv1", "layer2", "layer4.0.bn2", "output"]),
-        ("timm:test_vit", ["patch_embed", "blocks.1", "blocks.2.attn.qkv", "norm", "output"]),
+        ("timm:test_vit", ["patch_embed.proj", "blocks.1", "blocks.2.attn.qkv", "norm", "output"]),
         ("torchvision:squeezenet1_1", ["features.3.squeeze", "features.12", "output"]),
         ("open_clip:featpipe-tiny", ["conv1", "transformer.resblocks.0.mlp", "ln_post", "output"]),
     ],

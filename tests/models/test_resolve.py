@@ -12,6 +12,7 @@ from safetensors.torch import save
 from featpipe import remembered
 from featpipe.errors import SpecError, UnknownModel, WeightsUnavailable
 from featpipe.models import ModelRequest, _backbone, load, resolve
+from featpipe.models._torchvision import import_torchvision
 
 FILE_TIME = time.time() - 100  # old enough to be remembered
 
@@ -97,6 +98,19 @@ def test_default_of_torchvision_from_its_own_cache(tmp_path, hub, networks):
     card = resolve(ModelRequest("torchvision:squeezenet1_1"))
     assert card.weights == networks("torchvision:squeezenet1_1", "random:3").card.weights
     assert card.weights_label == "IMAGENET1K_V1"
+
+
+def test_what_torchvision_sets_by_itself_for_pretrained_weights_is_in_the_key(tmp_path, hub):
+    models = import_torchvision().models
+    file = (
+        tmp_path / "torch" / "hub" / "checkpoints" / models.GoogLeNet_Weights.DEFAULT.url.rpartition("/")[2]
+    )
+    file.parent.mkdir(parents=True)
+    torch.save(models.googlenet(init_weights=False, aux_logits=True).state_dict(), file)
+    card = resolve(ModelRequest("torchvision:googlenet"))
+    assert dict(card.model_args)["transform_input"] is True
+    same = resolve(ModelRequest("torchvision:googlenet", str(file)))
+    assert (same.weights, same.model_args) == (card.weights, card.model_args)
 
 
 def test_default_of_open_clip_from_a_filled_hub_cache(hub, tiny_clip, networks, monkeypatch):

@@ -132,12 +132,24 @@ def test_a_card_knows_its_network(networks, model, convolutional, prefix, layout
     assert card.layers[-1] == "output"
 
 
-@pytest.mark.parametrize("model", ["timm:test_convnext", "timm:swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "model", ["timm:test_convnext", "timm:swin_tiny_patch4_window7_224", "torchvision:convnext_tiny"]
+)
 def test_layouts_are_true_of_every_four_dimensional_output(networks, model):
     """A map here is square, so its channels are the axis that differs from the other two."""
     backbone = networks(model)
     for info in describe(backbone):
-        is_map = info.shape and len(info.shape) == 3 and "attn_drop" not in info.name  # heads, not channels
+        is_map = info.shape and len(info.shape) == 3
         if is_map and len(set(info.shape)) == 2:
             layout = "channels_last" if info.shape[0] == info.shape[1] else "channels_first"
             assert backbone.card.layout_of(info.name) == layout, info
+
+
+def test_a_network_that_refuses_its_own_input_size_says_so(user_file):
+    user_file.write_text(user_file.read_text().replace("nn.Conv2d(3,", "nn.Conv2d(1,"))
+    with pytest.raises(ModelError, match="does not take an image of 16×16 pixels"):
+        load(ModelRequest(f"python:{user_file}:make", trust=True))
+
+
+def test_torchvision_transformers_take_another_size_only_untrained(networks):
+    assert networks("torchvision:vit_b_32", image_size=64).card.model_args == (("image_size", 64),)
