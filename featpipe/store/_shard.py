@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -66,11 +67,11 @@ class ShardFile:
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
     layout : ArrayLayout
     shard : int
-    label : str
-        What to call the shard in errors: the array's key and the shard's number.
+    label : callable (shard) -> str
+        What to call the shard in errors.
 
     Raises
     ------
@@ -78,8 +79,10 @@ class ShardFile:
         The file is missing, or its index does not describe it.
     """
 
-    def __init__(self, path: Path, layout: ArrayLayout, shard: int, *, label: str) -> None:
-        self._layout, self._label = layout, label
+    def __init__(
+        self, path: str | Path, layout: ArrayLayout, shard: int, *, label: Callable[[int], str]
+    ) -> None:
+        self._layout, self._shard, self._label = layout, shard, label
         self._n_chunks = -(-len(layout.rows_of(shard)) // layout.chunk_rows)
         try:
             self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
@@ -102,8 +105,8 @@ class ShardFile:
     def corrupt(self, what: str) -> CacheCorrupt:
         """Return the error that says what is wrong with this shard."""
         return CacheCorrupt(
-            f"{self._label} is damaged: {what}. Run `featpipe cache verify` to see which rows are; they can "
-            "be computed again from the images."
+            f"{self._label(self._shard)} is damaged: {what}. Run `featpipe cache verify` to see which rows are; "
+            "they can be computed again from the images."
         )
 
     def read_chunk(self, chunk: int, out: np.ndarray) -> None:
@@ -138,6 +141,10 @@ class ShardFile:
         if start < 0:
             raise self.corrupt("its file is shorter than an index")
         content = os.pread(self._handle, index_bytes + CRC_BYTES, start)
+        if self._layout.codec == "none":
+            sizes = [self._layout.chunk_bytes] * self._n_chunks
+            if sum(sizes) == start and content == _encode_index(tuple(sizes), n_entries):
+                return list(range(0, start, self._layout.chunk_bytes)), sizes
         packed = content[:index_bytes]
         if crc32c(packed) != content[index_bytes:]:
             raise self.corrupt("its index does not match its checksum")
@@ -156,7 +163,7 @@ class ShardFile:
         return CRC_BYTES < size <= largest_encoded(self._layout.chunk_bytes)
 
 
-def check_shard(path: Path, layout: ArrayLayout, shard: int, *, label: str) -> np.ndarray:
+def check_shard(path: Path, layout: ArrayLayout, shard: int, *, label: Callable[[int], str]) -> np.ndarray:
     """Decode a whole shard: ndarray of shape (n_rows, *row_shape). Raises `CacheCorrupt`."""
     n_rows = len(layout.rows_of(shard))
     n_chunks = -(-n_rows // layout.chunk_rows)

@@ -168,7 +168,7 @@ class ArrayWriter:
         place = self.array.shard_path(shard)
         before = _inode(place)
         try:
-            there = check_shard(place, self.array.layout, shard, label=self.array.label(shard))
+            there = check_shard(place, self.array.layout, shard, label=self.array.label)
         except CacheCorrupt:
             self._clear(shard, before)
             return None
