@@ -8,6 +8,7 @@ import pytest
 
 from featpipe.models import ModelRequest, load
 
+SWIN = "timm:swin_tiny_patch4_window7_224"
 TINY_CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
@@ -30,8 +31,10 @@ def tiny_clip(tmp_path_factory):
 def networks(tiny_clip):
     """Load a network once per test run: ``networks(model, weights="random:0")``."""
     loaded = {}
+    smaller = {SWIN: (("embed_dim", 24),)}
 
     def get(model, weights="random:0", **asked):
+        asked = {"model_args": smaller[model], **asked} if model in smaller else asked
         key = (model, weights, tuple(sorted(asked.items())))
         if key not in loaded:
             loaded[key] = load(ModelRequest(model, weights, **asked))

@@ -30,7 +30,7 @@ def test_unknown_preprocess_is_refused():
 
 
 def test_layout_of_follows_exceptions(networks):
-    card = networks("timm:swin_tiny_patch4_window7_224", model_args=(("depths", None),)).card
+    card = networks("timm:swin_tiny_patch4_window7_224").card
     assert card.layout == "channels_last"
     assert card.layout_of("layers.0") == "channels_last"
     assert card.layout_of("patch_embed.proj") == "channels_first"

@@ -24,7 +24,7 @@ def test_shapes_are_of_one_image(layers):
 def test_what_cannot_be_stored_says_why(networks):
     swin = {info.name: info for info in describe(networks("timm:swin_tiny_patch4_window7_224"))}
     assert "first axis is not the image" in swin["layers.0.blocks.0.attn"].reason
-    assert swin["layers.0.blocks.0"].shape == (56, 56, 96)
+    assert swin["layers.0.blocks.0"].shape == (56, 56, 24)
     attention = {info.name: info for info in describe(networks("open_clip:featpipe-tiny"))}
     assert attention["transformer.resblocks.0.attn"].elements == ("0", "1")
     assert attention["transformer.resblocks.0.attn.out_proj"].reason.startswith("never called")

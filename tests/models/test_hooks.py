@@ -139,7 +139,7 @@ def test_later_in_place_operations_change_nothing(make, layers, rng):
         module = import_torchvision().models.alexnet().eval()
     else:
         module = import_timm().create_model("seresnext26t_32x4d").eval()
-    images = torch.from_numpy(rng.standard_normal((2, 3, 96, 96), dtype="float32"))
+    images = torch.from_numpy(rng.standard_normal((2, 3, 64, 64), dtype="float32"))
     found = rows(module, images, *map(Tap, layers))
     for layer in module.modules():
         if hasattr(layer, "inplace"):
