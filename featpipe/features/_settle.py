@@ -69,8 +69,17 @@ def candidates(
 
 
 def settle(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) -> list[CachedArray]:
-    """Return one array per layer, if the arrays agree in everything but layer and stimuli."""
-    return _settle_layers(_settle_fields(arrays), layers)
+    """Return one array per layer, if the arrays of these layers agree in everything but layer and stimuli."""
+    if layers is None:
+        return _only_layer(_settle_fields(arrays))
+    wanted = [layers] if isinstance(layers, str) else list(layers)
+    if not wanted:
+        raise RequestError("layers is empty; name at least one layer.")
+    there = _by_label(arrays)
+    labels = [label for pattern in wanted for label in _matching(pattern, list(there))]
+    agreeing = _settle_fields([array for array in arrays if array.spec.layer_label in labels])
+    chosen = _by_label(agreeing)
+    return [chosen[label] for label in dict.fromkeys(labels)]
 
 
 def _is_set(array: CachedArray, wanted: str) -> bool:
@@ -163,35 +172,32 @@ def _shown(array: CachedArray, name: str) -> str:
     return repr(dict(value)) if name == "model_args" else str(value)
 
 
-def _settle_layers(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) -> list[CachedArray]:
-    by_label: dict[str, CachedArray] = {}
+def _only_layer(arrays: Sequence[CachedArray]) -> list[CachedArray]:
+    there = _by_label(arrays)
+    if len(there) > 1:
+        raise AmbiguousFeatures(
+            f"{len(there)} layers are cached: {', '.join(there)}. Choose with features__layers."
+        )
+    return list(there.values())
+
+
+def _matching(pattern: str, labels: Sequence[str]) -> list[str]:
+    found = match_names(pattern, labels)
+    if not found:
+        raise FeaturesNotCached(
+            f"No cached layer matches {pattern!r}; cached are {', '.join(labels)}. "
+            "Name one of these, or run `featpipe extract` with this layer."
+        )
+    return found
+
+
+def _by_label(arrays: Sequence[CachedArray]) -> dict[str, CachedArray]:
+    """Return one array per layer, as the network runs them by what extraction recorded; unknown ones by name."""
+    first: dict[str, CachedArray] = {}
     for array in arrays:
-        by_label.setdefault(array.spec.layer_label, array)
-    there = _network_order(by_label)
-    if layers is None:
-        if len(there) > 1:
-            raise AmbiguousFeatures(
-                f"{len(there)} layers are cached: {', '.join(there)}. Choose with features__layers."
-            )
-        return [by_label[there[0]]]
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    if not wanted:
-        raise RequestError("layers is empty; name at least one layer.")
-    chosen: dict[str, CachedArray] = {}
-    for pattern in wanted:
-        labels = match_names(pattern, there)
-        if not labels:
-            raise FeaturesNotCached(
-                f"No cached layer matches {pattern!r}; cached are {', '.join(there)}. "
-                "Name one of these, or run `featpipe extract` with this layer."
-            )
-        chosen.update({label: by_label[label] for label in labels})
-    return list(chosen.values())
-
-
-def _network_order(by_label: Mapping[str, CachedArray]) -> list[str]:
-    """Order layers as their network runs them, as recorded at extraction; unknown ones by name."""
-    return sorted(by_label, key=lambda label: (by_label[label].provenance.get("layer_order", 1 << 30), label))
+        first.setdefault(array.spec.layer_label, array)
+    order = sorted(first, key=lambda label: (first[label].provenance.get("layer_order", 1 << 30), label))
+    return {label: first[label] for label in order}
 
 
 def _summary(arrays: Sequence[CachedArray]) -> str:

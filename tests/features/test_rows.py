@@ -96,7 +96,7 @@ def test_rows_of_an_unfinished_extraction_are_missing(tmp_path, add_features, ma
     add_features(tmp_path, rows, shards=[0, 2])
     features = CachedFeatures(tmp_path).fit(ids)
     np.testing.assert_array_equal(features.transform(ids[[20, 3]]), rows[[20, 3]])
-    with pytest.raises(StimulusNotCached, match="8 of 24 stimuli .*interrupted run goes on"):
+    with pytest.raises(StimulusNotCached, match=r"8 of 24 stimuli .*interrupted run goes on"):
         features.transform(ids)
     add_features(tmp_path, rows, shards=[1])
     np.testing.assert_array_equal(features.transform(ids), rows)

@@ -45,7 +45,7 @@ def test_preprocessing_is_chosen_by_mode_or_by_field(tmp_path, add_features, mak
 def test_layers_left_open_are_listed_in_network_order(tmp_path, add_features, make_rows, ids):
     for order, layer in enumerate(("stem", "layer10", "layer9")):
         add_features(tmp_path, make_rows(24, (4,)), layer=layer, provenance={"layer_order": order})
-    with pytest.raises(AmbiguousFeatures, match="3 layers are cached: stem, layer10, layer9. Choose"):
+    with pytest.raises(AmbiguousFeatures, match=r"3 layers are cached: stem, layer10, layer9. Choose"):
         CachedFeatures(tmp_path).fit(ids)
     chosen = CachedFeatures(tmp_path, layers="layer*").fit(ids)
     assert [spec.layer for spec in chosen.specs_] == ["layer10", "layer9"]
@@ -59,14 +59,14 @@ def test_weights_go_by_the_name_they_were_asked_for_with(tmp_path, add_features,
     assert CachedFeatures(tmp_path, model="timm:tiny.a1_in1k").fit(ids)
     with pytest.raises(FeaturesNotCached, match="weights='aaaa'"):  # too short to be meant as a digest
         CachedFeatures(tmp_path, weights="aaaa").fit(ids)
-    with pytest.raises(FeaturesNotCached, match="timm:tiny.other"):
+    with pytest.raises(FeaturesNotCached, match=r"timm:tiny.other"):
         CachedFeatures(tmp_path, model="timm:tiny.other").fit(ids)
 
 
 def test_a_code_file_is_found_by_its_path(tmp_path, add_features, make_rows, ids):
     add_features(tmp_path, make_rows(24, (4,)), model="python:net.py:build", code="c" * 64)
     assert CachedFeatures(tmp_path, model="python:/some/where/net.py:build").fit(ids)
-    with pytest.raises(FeaturesNotCached, match="python:net.py:other"):
+    with pytest.raises(FeaturesNotCached, match=r"python:net.py:other"):
         CachedFeatures(tmp_path, model="python:net.py:other").fit(ids)
 
 
@@ -96,3 +96,12 @@ def test_requests_that_mean_nothing(filled, ids):
         CachedFeatures(filled[0], layers=[]).fit(ids)
     with pytest.raises(RequestError, match="'matrix' or 'blocks'"):
         CachedFeatures(filled[0], output="frame").fit(ids)
+
+
+def test_what_other_layers_leave_open_is_no_question(tmp_path, add_features, make_rows, ids):
+    rows = make_rows(24, (4,))
+    add_features(tmp_path, rows)
+    add_features(tmp_path, rows, layer="layer2", reduction=Reduction("max"))
+    assert CachedFeatures(tmp_path, layers="layer1").fit(ids).specs_[0].reduction == Reduction("mean")
+    with pytest.raises(AmbiguousFeatures, match="differ in reduction: max, mean"):
+        CachedFeatures(tmp_path, layers=["layer1", "layer2"]).fit(ids)
