@@ -21,6 +21,7 @@ from threadpoolctl import threadpool_info
 from featpipe.datasets import Dataset, load_dataset
 from featpipe.errors import RecipeError
 from featpipe.extraction import Extraction, Means, Progress
+from featpipe.features import arrays_of
 from featpipe.model_selection import (
     Evaluation,
     evaluate,
@@ -114,7 +115,6 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
     evaluation, estimator, cv = _evaluate(request, dataset)
     evaluated = time.perf_counter()
     final, rows = _fit_final(estimator, dataset)
-    _write(folder, request, dataset, evaluation, cv, final, rows)
     times = {
         "extract": ready - began,
         "evaluate": evaluated - ready,
@@ -122,6 +122,7 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
     }
     record = _record(request, dataset, evaluation, cv, final, extracted, times)
     folder.write_json("run.json", record)
+    _write(folder, dataset, evaluation, cv, final, rows)
     return folder
 
 
@@ -193,7 +194,6 @@ def _fit_final(estimator: BaseEstimator, dataset: Dataset) -> tuple[Pipeline, np
 
 def _write(
     folder: RunFolder,
-    request: FitRequest,
     dataset: Dataset,
     evaluation: Evaluation,
     cv: str,
@@ -208,11 +208,11 @@ def _write(
         "cv": cv,
         "constant_predictions": int(evaluation.constant_predictions.sum()),
     }
-    folder.write_json("summary.json", summary)
     folder.write_csv("scores.csv", tidy(evaluation.scores, dataset))
     training = pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]})
     folder.write_csv("training.csv", training)
     folder.write_pipeline(final)
+    folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
 
 
 def _record(
@@ -244,7 +244,7 @@ def _record(
         "given": dict(request.given),
         "cv": cv,
         "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
-        "features": features_record(final, FeatureCache(request.cache), dataset.stimuli.digest),
+        "features": features_record(final, request.cache, dataset.stimuli.digest),
         "pipeline": {name: repr(step) for name, step in final.steps},
         "extraction": None
         if extracted is None
@@ -260,17 +260,19 @@ def _record(
     }
 
 
-def features_record(pipeline: Pipeline, cache: FeatureCache, stimuli: str) -> list[dict[str, Any]]:
-    """Return the features that a fitted pipeline reads: spec, cache key, and how the weights were asked for."""
+def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[str, Any]]:
+    """Return the features that a fitted pipeline reads: spec, cache key, and how they were asked for."""
     records = []
     for spec, shape in zip(pipeline[0].specs_, pipeline[0].row_shapes_, strict=True):
-        provenance = cache.array(spec.key(stimuli)).provenance
+        array = arrays_of(cache, spec, stimuli)[0]
+        provenance = array.provenance
         records.append(
             {
-                "key": spec.key(stimuli),
+                "key": array.key,
                 "spec": spec.to_json(),
                 "row_shape": list(shape),
                 "values": math.prod(shape),
+                "model_asked": provenance.get("model_asked") or pipeline[0].model or spec.model,
                 "weights_asked": provenance.get("weights_asked", ""),
                 "weights_label": provenance.get("weights_label", ""),
             }

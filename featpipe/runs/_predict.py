@@ -12,6 +12,7 @@ import scipy.io
 
 from featpipe.errors import RecipeError, RequestError
 from featpipe.extraction import Means, Order, Progress
+from featpipe.features import arrays_of
 from featpipe.models import ModelRequest
 from featpipe.runs._folder import RunFolder
 from featpipe.spec import FeatureSpec, LayerRequest
@@ -78,11 +79,15 @@ def ensure_features(
     """Extract whatever of a run's features the cache lacks for a stimulus set."""
     store = FeatureCache(cache)
     specs = [FeatureSpec.from_json(feature["spec"]) for feature in features]
+    if specs[0].preprocessing is None:
+        _check_imported(specs, stimuli, cache)
+        return
     keys = [spec.key(stimuli.digest) for spec in specs]
     there = set(store.keys())
     if all(key in there and store.array(key).complete for key in keys):
         return
-    order = order_again(specs, str(weights or features[0]["weights_asked"]), trust=trust)
+    asked = str(features[0].get("model_asked") or specs[0].model)
+    order = order_again(specs, asked, str(weights or features[0]["weights_asked"]), trust=trust)
     from featpipe.extraction import extract  # torch, only where something is extracted
 
     done = extract(order, stimuli, store, means=means, progress=progress)
@@ -90,17 +95,25 @@ def ensure_features(
         raise RecipeError(_difference(specs, [target.spec for target in done.targets]))
 
 
-def order_again(specs: Sequence[FeatureSpec], weights: str, *, trust: bool = False) -> Order:
-    """Return the order that makes these features again."""
+def _check_imported(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: str) -> None:
+    for spec in specs:
+        held = {name for array in arrays_of(cache, spec, None) for name in array.manifest.ids}
+        missing = [name for name in stimuli.ids if name not in held]
+        if missing:
+            raise RecipeError(
+                f"{spec.model} was imported without {len(missing)} of these {len(stimuli)} stimuli, first "
+                f"{missing[0]!r}, and cannot be computed for them. Import one array with the rows of all images "
+                "(featpipe cache import) and fit on that."
+            )
+
+
+def order_again(specs: Sequence[FeatureSpec], asked: str, weights: str, *, trust: bool = False) -> Order:
+    """Return the order that makes these features again, of the model by the name that was asked for."""
     spec = specs[0]
-    if spec.preprocessing is None:
-        raise RecipeError(
-            f"{spec.model} was imported, so its features for new images cannot be computed. Import them for "
-            "these images too (featpipe cache import)."
-        )
     prep = spec.preprocessing
+    assert prep is not None, "imported arrays have no order"
     model = ModelRequest(
-        model=spec.model,
+        model=asked,
         weights=weights or "default",
         model_args=spec.model_args,
         preprocess=prep.mode,
