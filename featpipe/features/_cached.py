@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError, StimulusNotCached
+from featpipe.features._memory import READS
 from featpipe.features._rows import rows_of
 from featpipe.features._settle import arrays_of, candidates, settle
 from featpipe.spec import digest_of
@@ -106,11 +107,11 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         """
         if self.output not in ("matrix", "blocks"):
             raise RequestError(f"output is {self.output!r}; it must be 'matrix' or 'blocks'.")
-        ids = _as_ids(X)
-        arrays = [a for a in self._candidates() if any(i in a.manifest.rows for i in ids)]
+        ids = _as_ids(X).tolist()
+        arrays = [a for a in self._candidates() if not READS.index(a).keys().isdisjoint(ids)]
         if not arrays:
             raise StimulusNotCached(
-                f"None of {len(ids)} stimuli, first {str(ids[0])!r}, has a row under the features asked for. "
+                f"None of {len(ids)} stimuli, first {ids[0]!r}, has a row under the features asked for. "
                 "Run `featpipe extract` for this stimulus set, or check that the ids match its manifest."
             )
         chosen = settle(arrays, self.layers)

@@ -12,6 +12,7 @@ import numpy as np
 from featpipe.store import CachedArray
 
 _SHARE = 0.4  # of the memory that is available
+_INDICES = 16  # stimulus sets
 
 
 class ReadCache:
@@ -32,6 +33,7 @@ class ReadCache:
         self._held: OrderedDict[tuple, np.ndarray] = OrderedDict()
         self._lock = threading.Lock()
         self._reading: dict[tuple, threading.Lock] = {}
+        self._indices: OrderedDict[str, dict[str, int]] = OrderedDict()  # by stimulus set
 
     @property
     def limit(self) -> int:
@@ -55,6 +57,7 @@ class ReadCache:
         """Hold nothing."""
         with self._lock:
             self._held.clear()
+            self._indices.clear()
 
     def rows(self, array: CachedArray, rows: np.ndarray) -> np.ndarray:
         """Return rows of one array, read as a whole layer where that fits."""
@@ -63,6 +66,15 @@ class ReadCache:
             return array.read(rows)
         selected: np.ndarray = self._layer(array)[rows]
         return selected
+
+    def index(self, array: CachedArray) -> dict[str, int]:
+        """Return the row of each id; arrays of one stimulus set share it."""
+        with self._lock:
+            if array.stimuli_digest not in self._indices:
+                self._indices[array.stimuli_digest] = {name: row for row, name in enumerate(array.ids)}
+                while len(self._indices) > _INDICES:
+                    self._indices.popitem(last=False)
+            return self._indices[array.stimuli_digest]
 
     def _layer(self, array: CachedArray) -> np.ndarray:
         name = (os.path.realpath(array.root), array.key)

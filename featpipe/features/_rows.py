@@ -29,9 +29,9 @@ def _places(ids: np.ndarray, pool: Sequence[CachedArray], spec: FeatureSpec) -> 
     unique, inverse = np.unique(ids, return_inverse=True)
     found = np.full((len(unique), 2), -1)
     for position, array in enumerate(pool):
-        manifest, missing = array.manifest, set(array.missing)
-        rows = np.array([manifest.rows.get(str(name), -1) for name in unique])
-        there = (rows >= 0) & ~np.isin(rows // array.shard_rows, list(missing))
+        index = READS.index(array)
+        rows = np.array([index.get(name, -1) for name in unique.tolist()])
+        there = (rows >= 0) & ~np.isin(rows // array.shard_rows, array.missing)
         for both in np.flatnonzero(there & (found[:, 0] >= 0)):
             _check_same_image(
                 str(unique[both]), pool[found[both, 0]], int(found[both, 1]), array, int(rows[both])

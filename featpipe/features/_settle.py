@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -85,9 +86,9 @@ def settle(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) ->
 def _is_set(array: CachedArray, wanted: str) -> bool:
     if array.spec.preprocessing is None:
         return True  # an imported array is known by ids, in whichever set they came
-    if len(wanted) >= 8 and array.stimuli_digest.startswith(wanted):
+    if re.fullmatch(r"[0-9a-f]{8,64}", wanted) and array.stimuli_digest.startswith(wanted):
         return True
-    return wanted == array.manifest.name
+    return len(wanted) < 64 and wanted == array.manifest.name  # a whole digest is no name; spare the manifest
 
 
 def _matches(array: CachedArray, name: str, value: Any) -> bool:
