@@ -182,7 +182,14 @@ def inner_splits(cv, X, y, groups) -> list[Split]:
             raise RequestError(
                 f"{cv} folds need at least {cv} stimuli, got {len(X)}. Set a smaller cv, or give alpha."
             )
+        if groups is not None and (n_groups := len(np.unique(groups))) < cv:
+            raise RequestError(
+                f"{cv} folds need at least {cv} groups, got {n_groups} in this training set. Set a smaller cv, or "
+                "give alpha."
+            )
         cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
+    elif isinstance(cv, str):
+        raise RequestError(f"cv must be a number of folds, a splitter or a list of folds, got {cv!r}.")
     return list(check_cv(cv).split(X, y, groups))
 
 
@@ -215,7 +222,8 @@ def given_penalties(alpha, n_targets: int) -> np.ndarray:
 
 def search_penalties(alphas) -> np.ndarray:
     """Return the penalties to choose from as an array, (n_alphas,)."""
-    candidates = np.atleast_1d(np.asarray(alphas, dtype=np.float64))
+    given = np.atleast_1d(np.asarray(alphas))
+    candidates = given.astype(np.float64) if given.dtype.kind in "fiu" else np.array([])
     if candidates.ndim != 1 or not candidates.size or not np.all(np.isfinite(candidates) & (candidates > 0)):
         raise RequestError(
             f"alphas must be a list of finite penalties > 0, got {alphas!r}. For alpha = 0 give alpha itself."
