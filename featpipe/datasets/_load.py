@@ -54,7 +54,10 @@ def load_stimuli(data: str, *, subject: str | int | None = None, split: str | No
     kind, place = parse_data(data)
     if kind == "algonauts2023":
         return load_algonauts2023_stimuli(place, subject=subject, split=split or "train")
-    return load_table_stimuli(place) if kind == "table" else load_synthetic_stimuli(place)
+    stimuli = load_table_stimuli(place) if kind == "table" else load_synthetic_stimuli(place)
+    if split is None:
+        return stimuli
+    return stimuli.select(load_dataset(data, subject=subject, split=split).ids.tolist())
 
 
 def is_data(text: str) -> bool:
