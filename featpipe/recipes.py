@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 import featpipe
 from featpipe.errors import RecipeError
 from featpipe.extraction import Order
-from featpipe.features import CachedFeatures
+from featpipe.features import CachedFeatures, layer_patterns
 from featpipe.models import ModelRequest
 from featpipe.spec import LayerRequest, Reduction
 
@@ -81,6 +81,12 @@ class Recipe:
             Names a parameter that the pipeline does not have.
         """
         self._check_names(params)
+        steps = dict(self.pipeline.steps)
+        for name in params.keys() & (steps.keys() | {"steps", "memory", "verbose", "transform_input"}):
+            raise RecipeError(
+                f"{name!r} is a step of the pipeline or the pipeline's own; set a parameter of a step, such as "
+                f"{', '.join(n for n in self.pipeline.get_params() if '__' in n)}."
+            )
         return replace(self, pipeline=clone(self.pipeline).set_params(**params))
 
     def with_search(self, search: Mapping[str, Sequence[Any]]) -> Recipe:
@@ -105,9 +111,11 @@ class Recipe:
                 f"Recipe {self.name!r} leaves model or layers to what is cached. Give both, such as "
                 "--set features__model=timm:resnet50 --set features__layers='[\"layer3\"]'."
             )
+        if not isinstance(features.model, str):
+            raise RecipeError(f"features__model must be a text, got {features.model!r}.")
         if not isinstance(features.preprocess, str | None):
             raise RecipeError("To extract for a recipe, features__preprocess must be 'model' or 'whole'.")
-        reduction = Reduction.parse(features.reduce or "none")
+        reduction = Reduction.parse(str(features.reduce or "none"))
         return Order(
             model=ModelRequest(
                 model=features.model,
@@ -123,8 +131,7 @@ class Recipe:
 
     def _layers(self, features: CachedFeatures) -> list[str]:
         candidates = [features.layers, *self.search.get("features__layers", ())]
-        lists = [[layers] if isinstance(layers, str) else list(layers) for layers in candidates]
-        return list(dict.fromkeys(layer for layers in lists for layer in layers))
+        return list(dict.fromkeys(layer for layers in candidates for layer in layer_patterns(layers)))
 
     def _check_names(self, names: Mapping[str, Any]) -> None:
         known = self.pipeline.get_params()
@@ -197,11 +204,17 @@ def load_recipe(text: str) -> Recipe:
     Raises
     ------
     RecipeError
-        There is no such file, or it does not define ``RECIPE``.
+        There is no such file, it is not Python, it imports what is not there, or it does not define ``RECIPE``.
     """
     path = find_recipe(text)
     source = path.read_bytes()
-    defined = runpy.run_path(str(path), run_name=f"featpipe_recipe_{path.stem}")
+    try:
+        defined = runpy.run_path(str(path), run_name=f"featpipe_recipe_{path.stem}")
+    except (SyntaxError, ImportError) as error:
+        raise RecipeError(
+            f"{path} is not a recipe that can be run ({type(error).__name__}: {error}). A recipe is a Python file "
+            "that defines RECIPE."
+        ) from error
     recipe = defined.get("RECIPE")
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} must define RECIPE = featpipe.recipes.Recipe(…); it defines {recipe!r}.")

@@ -2,6 +2,6 @@
 
 from featpipe.features._cached import CachedFeatures
 from featpipe.features._memory import READS, ReadCache
-from featpipe.features._settle import arrays_of
+from featpipe.features._settle import arrays_of, layer_patterns
 
-__all__ = ["READS", "CachedFeatures", "ReadCache", "arrays_of"]
+__all__ = ["READS", "CachedFeatures", "ReadCache", "arrays_of", "layer_patterns"]

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec, ModelRef, Reduction, match_names
 from featpipe.store import CachedArray, FeatureCache
@@ -73,9 +75,7 @@ def settle(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) ->
     """Return one array per layer, if the arrays of these layers agree in everything but layer and stimuli."""
     if layers is None:
         return _only_layer(_settle_fields(arrays))
-    wanted = [layers] if isinstance(layers, str) else list(layers)
-    if not wanted:
-        raise RequestError("layers is empty; name at least one layer.")
+    wanted = layer_patterns(layers)
     there = _by_label(arrays)
     labels = [label for pattern in wanted for label in _matching(pattern, list(there))]
     agreeing = _settle_fields([array for array in arrays if array.spec.layer_label in labels])
@@ -171,6 +171,18 @@ def _shown(array: CachedArray, name: str) -> str:
     if name == "preprocessing" and value is not None:
         return f"{value.mode} ({value.to_json()})"
     return repr(dict(value)) if name == "model_args" else str(value)
+
+
+def layer_patterns(layers: Any) -> list[str]:
+    """Return `layers` as a list; raises `RequestError` when it is not one of texts, or empty."""
+    wanted = [layers] if isinstance(layers, str) else layers
+    if not isinstance(wanted, Sequence | np.ndarray) or not all(isinstance(name, str) for name in wanted):
+        raise RequestError(
+            f"layers must be a name or a list of names, got {layers!r}. A name of digits is quoted, such as '[\"3\"]'."
+        )
+    if not len(wanted):
+        raise RequestError("layers is empty; name at least one layer.")
+    return [str(name) for name in wanted]
 
 
 def _only_layer(arrays: Sequence[CachedArray]) -> list[CachedArray]:
