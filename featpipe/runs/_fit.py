@@ -56,7 +56,7 @@ class FitRequest:
     cv : int or str, optional
         Overrides the recipe's folds and the data's splits.
     n_jobs : int
-        Processes for the outer folds.
+        Processes for the outer folds; -1 is one a processor.
     extract : bool
         Extract what the recipe needs and the cache lacks.
     overwrite : bool
@@ -76,6 +76,10 @@ class FitRequest:
     overwrite: bool = False
     trust: bool = False
     given: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.n_jobs == 0:
+            raise RecipeError("--jobs is 0; give a number of processes, or -1 for one a processor.")
 
 
 def fit(request: FitRequest, *, means: Means | None = None, progress: Progress | None = None) -> RunFolder:
@@ -151,8 +155,8 @@ def outer_folds(request: FitRequest, dataset: Dataset) -> str | int:
 
 def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEstimator, str]:
     recipe, cv = request.recipe, outer_folds(request, dataset)
-    groups = dataset.groups if cv == "group" else undivided_groups(dataset)
-    folds = make_cv(cv, dataset.n_stimuli, groups=groups, splits=dataset.splits, ids=dataset.ids)
+    groups = undivided_groups(dataset)
+    folds = _folds(cv, dataset, groups)
     where = {"features__cache": request.cache, "features__stimuli": dataset.stimuli.digest}
     estimator = _searching(clone(recipe.pipeline).set_params(**where), recipe, groups)
     evaluation = evaluate(
@@ -169,11 +173,34 @@ def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEs
     return evaluation, estimator, str(cv)
 
 
+def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Any:
+    """Return the outer folds; no image is on both sides of one, under whatever ids it goes."""
+    labels = groups
+    if cv == "group" and dataset.groups is not None:
+        labels = merge_groups(dataset.groups, dataset.digests)
+    folds = make_cv(cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids)
+    for train, test in folds if isinstance(folds, list) else ():
+        shared = np.isin(dataset.digests[test], dataset.digests[train])
+        if shared.any():
+            raise RecipeError(
+                f"Folds {cv!r} would score {shared.sum()} images that they are fitted on, under the same or another "
+                f"id, first {str(dataset.ids[test][shared][0])!r}. Leave these rows out, or choose --cv 5, which "
+                "keeps equal images together."
+            )
+    return folds
+
+
 def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None) -> BaseEstimator:
     if not recipe.search:
         return pipeline
     inner = KFold(5, shuffle=True, random_state=0) if groups is None else GroupKFold(5)
-    return GridSearchCV(pipeline, dict(recipe.search), scoring=get_scorer(recipe.search_scoring), cv=inner)
+    return GridSearchCV(
+        pipeline,
+        dict(recipe.search),
+        scoring=get_scorer(recipe.search_scoring),
+        cv=inner,
+        error_score="raise",  # a candidate that cannot be fitted is a wrong request, not a bad score
+    )
 
 
 def _fit_final(estimator: BaseEstimator, dataset: Dataset) -> tuple[Pipeline, np.ndarray]:

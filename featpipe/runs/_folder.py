@@ -44,7 +44,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunFolder:
-        """Make the folder.
+        """Return the folder to write a run to; it appears with its first file.
 
         Raises
         ------
@@ -56,7 +56,6 @@ class RunFolder:
             raise RecipeError(f"--out {folder.path} is a file; name a folder.")
         if (folder.path / "summary.json").exists() and not overwrite:
             raise RecipeError(f"{folder.path} holds a run already. Name another --out, or say --overwrite.")
-        folder.path.mkdir(parents=True, exist_ok=True)
         return folder
 
     @classmethod
@@ -128,6 +127,7 @@ class RunFolder:
         return [str(name) for name in self.read_json("run.json")["targets"]]
 
     def _replace(self, name: str, content: bytes) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         part = self.path / f".{name}.part"
         part.write_bytes(content)
         os.replace(part, self.path / name)
