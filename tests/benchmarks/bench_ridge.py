@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -123,20 +124,23 @@ def peak_memory(name: str, shape: tuple[int, int, int]) -> float:
 
 
 def child(name: str, shape: tuple[int, int, int]) -> None:
-    """Fit once and print the growth of the peak in MiB."""
-    import resource
-
+    """Fit once and print by how much the peak passes what was held before, in MiB (Linux)."""
     X, Y = problem(*shape)
-    fit_featpipe(X[:50, :5], Y[:50, :2])  # imports and thread pools
-    FITS[name](X[:50, :5], Y[:50, :2])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    FITS[name](X[:50, :5], Y[:50, :2])  # imports and thread pools
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
+    before = _peak()
     FITS[name](X, Y)
-    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+    print(json.dumps(_peak() - before))
+
+
+def _peak() -> float:
+    # not getrusage: its peak cannot be reset, and starts at the parent's
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def report(shape: tuple[int, int, int], repeats: int) -> None:
     """Print the table of one shape."""
-    # before this process grows: a child's peak starts at its parent's
     memory = {name: peak_memory(name, shape) for name in FITS if name != SKLEARN}
     X, Y = problem(*shape)
     data = (X.nbytes + Y.nbytes) / 2**20
