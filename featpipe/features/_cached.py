@@ -107,6 +107,9 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         """
         if self.output not in ("matrix", "blocks"):
             raise RequestError(f"output is {self.output!r}; it must be 'matrix' or 'blocks'.")
+        for name in ("model", "weights", "reduce", "precision", "store_dtype", "stimuli"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise RequestError(f"{name} must be a text, got {value!r}.")
         ids = _as_ids(X).tolist()
         arrays = [a for a in self._candidates() if not READS.index(a).keys().isdisjoint(ids)]
         if not arrays:
