@@ -1,0 +1,183 @@
+"""Every bad request ends with exit code 2, a message that helps, and nothing changed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+M = "--model python:tiny.py:build --trust"
+X = f"extract {M} --layers stem:mean --cache new"
+T = "extract --layers stem:mean --images images --cache new"
+F = "fit baseline_ridge --cache cache --out new --set features__layers=stem"
+FT = f"{F} --set features__reduce=mean --data"
+C = "cache import embedding.npy --cache new"
+
+# What an extraction that fails at an image or at its last option may leave: which images were meant, no rows
+LEFT = {"stimuli.json"}
+
+# What is wrong, the command, and words that the message must have
+BAD = [
+    # images
+    ("broken image", f"{X} --images broken", ["broken.png", "--skip-broken"]),
+    ("truncated image", f"{X} --images truncated", ["half.jpg", "truncated"]),
+    ("decompression bomb", f"{X} --images bomb", ["bomb.png", "30000 × 30000", "pixels"]),
+    ("duplicate ids", f"{X} --images twice", ["a.jpg", "a.png"]),
+    ("empty folder", f"{X} --images empty", ["empty", "no image"]),
+    ("zip member leaves", f"{X} --images evil.zip", ["../outside.png", "evil.zip"]),
+    ("tar member leaves", f"{X} --images evil.tar", ["/outside.png", "evil.tar"]),
+    ("missing source", f"{X} --images nowhere", ["nowhere", "folder"]),
+    ("unknown kind of source", f"{X} --images notes.txt", ["notes.txt", ".zip"]),
+    ("pickled array", f"{X} --images objects.npy", ["objects.npy", "pickle"]),
+    ("array of vectors", f"{X} --images vectors.npy", ["vectors.npy", "float32", "uint8"]),
+    ("no archive", f"{X} --images junk.zip", ["junk.zip"]),
+    ("path that is not there", f"{X} --images away.csv", ["nothing.png", "away.csv"]),
+    ("csv without columns", f"{X} --images names.csv", ["names.csv", "path"]),
+    ("subject of a folder", f"{X} --images images --subject 1", ["--subject", "DATA", "images"]),
+    # models
+    ("no zoo", f"{T} --model resnet50", ["resnet50", "ZOO:NAME", "timm"]),
+    ("unknown zoo", f"{T} --model keras:resnet50", ["keras:resnet50", "torchvision"]),
+    ("unknown name", f"{T} --model timm:resnet5O", ["resnet5O", "featpipe models"]),
+    ("unknown open_clip name", f"{T} --model open_clip:ViT-B-33/openai", ["ViT-B-33", "featpipe models"]),
+    ("no weights and no network", f"{T} --model timm:resnet10t", ["random:", "--weights"]),
+    ("weights of another network", f"{T} --model timm:resnet10t --weights unfit.safetensors", ["other.weight"]),
+    ("missing weights file", f"{T} --model timm:resnet10t --weights no.safetensors", ["no.safetensors"]),
+    ("junk weights file", f"{T} --model timm:resnet10t --weights junk.pth", ["junk.pth"]),
+    ("seed that is no number", f"{T} --model timm:resnet10t --weights random:x", ["random:x", "random:"]),
+    ("unknown argument", f"{T} --model timm:resnet10t --weights random:0 --model-arg paddd=1", ["paddd"]),
+    ("argument without value", f"{T} --model timm:resnet10t --model-arg pad", ["pad", "K=V"]),
+    ("argument of a list", f"{T} --model timm:resnet10t --model-arg a=[1]", ["--model-arg a", "[1]"]),
+    ("code without trust", f"{T} --model python:tiny.py:build", ["tiny.py", "--trust"]),
+    ("code without function", f"{T} --model python:tiny.py:make --trust", ["make", "tiny.py"]),
+    ("code that gives no network", f"{T} --model python:tiny.py:build_text --trust", ["str", "torch.nn.Module"]),
+    ("code that is not there", f"{T} --model python:no.py:build --trust", ["no.py", "FILE.py:FUNCTION"]),
+    ("missing checkpoint", f"{T} --model local:no.safetensors", ["no.safetensors"]),
+    ("checkpoint that names nothing", f"{T} --model local:unfit.safetensors", ["unfit.safetensors", "--weights"]),
+    ("no model", T, ["--model", "--help"]),
+    # layers
+    ("no layers", f"extract {M} --images images --cache new", ["--layers", "--help"]),
+    ("no images", f"extract {M} --layers stem --cache new", ["--images", "--help"]),
+    ("unknown layer", f"extract {M} --layers stm --images images --cache new", ["'stm'", "stem"]),
+    ("layer without a name", f"extract {M} --layers :mean --images images --cache new", ["':mean'", "PATTERN"]),
+    ("unknown reduction", f"extract {M} --layers stem:avg --images images --cache new", ["'avg'", "grid:K"]),
+    ("tokens of a map", f"extract {M} --layers stem:cls --images images --cache new", ["stem", "cls"]),
+    ("tuple output", f"extract {M[:-8]}_pair --trust --layers pair --images images --cache new", ["pair", "pair/"]),
+    ("layer behind missing weights",
+     "extract --model torchvision:squeezenet1_0 --weights partial.safetensors --layers output --images images "
+     "--cache new", ["classifier", "output", "Leave out"]),
+    # numbers
+    ("two means", f"{X} --images images --mean .5,.5", ["--mean", "'.5,.5'", "R,G,B"]),
+    ("std of zero", f"{X} --images images --std 0,1,1", ["std", "positive"]),
+    ("ragged batch", f"{X} --images images --batch-size 12", ["12", "multiple of 8"]),
+    ("batch of words", f"{X} --images images --batch-size many", ["--batch-size", "'many'", "auto"]),
+    ("ragged shard", f"{X} --images images --shard-rows 3", ["3", "multiple of 8"]),
+    ("no workers", f"{X} --images images --workers 0", ["0", "at least one"]),
+    ("workers of words", f"{X} --images images --workers two", ["--workers", "integer"]),
+    ("tf32 without a GPU", f"{X} --images images --precision tf32 --device cpu", ["tf32", "fp32"]),
+    ("unknown precision", f"{X} --images images --precision fp8", ["fp8", "bf16"]),
+    ("stored as bfloat16", f"{X} --images images --store-dtype bfloat16", ["bfloat16", "float16"]),
+    ("size of words", f"{X} --images images --image-size x", ["--image-size", "'x'", "HxW"]),
+    ("unknown interpolation", f"{X} --images images --interpolation cubic", ["cubic", "bicubic"]),
+    ("unknown preprocessing", f"{X} --images images --preprocess crop", ["crop", "whole"]),
+    ("unknown device", f"{X} --images images --device tpu", ["tpu", "cpu"]),
+    ("unknown codec", f"{X} --images images --codec rar", ["rar", "zstd"]),
+    ("dtype of layers", "layers python:tiny.py:build --trust --store-dtype int8", ["int8", "float16"]),
+    ("unknown option", f"{X} --images images --layer stem", ["--layer"]),
+    # the cache
+    ("unknown key", "cache show ffffffff --cache cache", ["ffffffff", "cache ls"]),
+    ("ambiguous key", "cache show '' --cache cache", ["3 keys", "more digits"]),
+    ("removal of an unknown key", "cache rm ffffffff --yes --cache cache", ["ffffffff"]),
+    ("verification of an unknown key", "cache verify ffffffff --cache cache", ["ffffffff"]),
+    ("import of a missing file", "cache import no.npy --name n --ids ids.csv --cache new", ["no.npy", "FILE.npy"]),
+    ("import of a pickle", "cache import objects.npy --name n --ids ids.csv --cache new", ["objects.npy"]),
+    ("import under a bad name", f"{C} --name 'a b' --ids ids.csv", ["'a b'", "letters"]),
+    ("import with too few rows", "cache import rows39.npy --name n --ids ids.csv --cache new", ["39", "40"]),
+    ("import with an id twice", f"{C} --name n --ids ids_twice.csv", ["image_0", "twice"]),
+    ("import without a column id", f"{C} --name n --ids names.csv", ["name", "column id"]),
+    ("import without ids", f"{C} --name n --ids no.csv", ["no.csv", "column id"]),
+    ("import of other images", f"{C} --name n --ids ids.csv --images images", ["image_0"]),
+    ("import as int8", f"{C} --name n --ids ids.csv --store-dtype int8", ["int8", "float16"]),
+    # data
+    ("no kind of data", f"{FT} table", ["'table'", "table:table"]),
+    ("kind of data misspelt", f"{FT} tabel:table", ["tabel:table", "takes table"]),
+    ("missing data", f"{FT} table:no", ["'no'", "table:DIR"]),
+    ("too few rows", f"{FT} table:table/short.toml", ["40", "39"]),
+    ("unknown key of a TOML", f"{FT} table:table/typo.toml", ["'response'", "'responses'"]),
+    ("rows in no order", f"{FT} table:table/unordered.toml", ["ids", "rows"]),
+    ("ceilings in percent", f"{FT} table:table/percent.toml", ["47.5", "percent"]),
+    ("subjects to choose from", f"{FT} algonauts2023:alg", ["--subject", "1", "2"]),
+    ("unknown subject", f"{FT} algonauts2023:alg --subject 7", ["7"]),
+    ("unknown target", f"{FT} table:table --target lh.V9", ["lh.V9", "lh.V1v"]),
+    ("unknown synthetic option", f"{FT} synthetic:images=20", ["images"]),
+    # recipes
+    ("no such recipe", FT.replace("baseline_ridge", "ridge") + " table:table", ["'ridge'", "baseline_ridge"]),
+    ("file without a recipe", FT.replace("baseline_ridge", "norecipe.py") + " table:table", ["RECIPE"]),
+    ("recipe that cannot be read", FT.replace("baseline_ridge", "syntax.py") + " table:table", ["syntax.py", "line"]),
+    ("recipe whose import fails", FT.replace("baseline_ridge", "failing.py") + " table:table",
+     ["failing.py", "nothing_of_that_name"]),
+    ("unknown parameter", f"{FT} table:table --set ridge__alphaz=1", ["ridge__alphaz", "ridge__alphas"]),
+    ("parameter without value", f"{FT} table:table --set ridge__alphas", ["KEY=VALUE"]),
+    ("list that cannot be read", f"{FT} table:table --set 'features__layers=[stem]'", ["[stem]", "Quote"]),
+    ("value of the wrong kind", f"{FT} table:table --set ridge__alphas=many", ["alphas", "many"]),
+    ("cv of the wrong kind", f"{FT} table:table --set ridge__cv=many", ["cv", "'many'"]),
+    ("number for a layer", f"{FT} table:table --set features__layers=3", ["layers", "3", "quoted"]),
+    ("number for a reduction", f"{FT} table:table --set features__reduce=3", ["reduce", "3", "text"]),
+    ("number for a step", f"{FT} table:table --set ridge=3", ["'ridge'", "ridge__alphas"]),
+    ("search over an unknown layer", f"{FT} table:table --search 'features__layers=[[\"stem\"], [\"body\"]]'",
+     ["'body'", "stem"]),
+    ("penalty below zero", f"{FT} table:table --set 'ridge__alphas=[-1.0]'", ["alphas", "-1"]),
+    ("search over a number", f"{FT} table:table --search ridge__cv=3", ["ridge__cv", "list"]),
+    ("search over the unknown", f"{FT} table:table --search 'ridge__k=[3]'", ["ridge__k"]),
+    ("recipe and model", "extract --recipe baseline_ridge --data table:table --model timm:resnet10t", ["--set"]),
+    ("recipe that leaves the model open", f"{FT} table:table --extract", ["features__model"]),
+    ("recipe and no data", "extract --recipe chimisso2023_clip_linear", ["--data"]),
+    # folds
+    ("one fold", f"{FT} table:table --cv 1", ["1", "2 to 40"]),
+    ("more folds than images", f"{FT} table:table --cv 41", ["41", "2 to 40"]),
+    ("folds of words", f"{FT} table:table --cv some", ["'some'", "splits"]),
+    ("splits that are not there", f"{FT} table:table --cv splits", ["splits.csv"]),
+    ("groups that are not there", f"{FT} table:table --cv group", ["group"]),
+    ("sets that are not there", f"{FT} table:table --cv set", ["SET/NAME"]),
+    ("no jobs", f"{FT} table:table --jobs 0", ["--jobs"]),
+    # features
+    ("features to choose from", f"{F} --data table:table", ["grid:2", "mean", "features__reduce"]),
+    ("layer that is not cached", f"{FT} table:table --set features__layers=body", ["body", "stem"]),
+    ("empty cache", FT.replace("--cache cache", "--cache none") + " table:table", ["none", "extract"]),
+    ("images that are not cached", f"{FT} table:split", ["extract"]),
+    # runs
+    ("run is there", FT.replace("--out new", "--out run") + " table:table", ["run", "--overwrite"]),
+    ("run is a file", FT.replace("--out new", "--out ids.csv") + " table:table", ["ids.csv", "folder"]),
+    ("prediction of no run", "predict notarun --images images --out new.npz", ["notarun", "run.json"]),
+    ("prediction of a missing run", "predict nowhere --images images --out new.npz", ["nowhere", "fit"]),
+    ("prediction of a damaged run", "predict damaged --images images --out new.npz", ["run.json", "damaged"]),
+    ("wrong ending", "predict run --images images --out new.xlsx", ["new.xlsx", ".npz"]),
+    ("code to predict with, without trust", "predict run --images images --out new.npz", ["tiny.py", "--trust"]),
+    ("score of training images", "score run --data table:table", ["training", "40 of 40"]),
+    ("score of no run", "score notarun --data table:table", ["notarun"]),
+    ("score of no predictions", "score embedding.npy --data table:table", ["embedding.npy", "predict"]),
+    ("score of a missing file", "score no.npz --data table:table", ["no.npz", "predict"]),
+    ("report of no run", "report notarun", ["notarun"]),
+    ("too few images for a demo", "demo --images 3", ["--images", "40"]),
+    ("unknown zoo of models", "models --zoo keras", ["keras", "timm"]),
+    ("unknown command", "fitt", ["fitt"]),
+]  # fmt: skip
+
+
+def _snapshot(root: Path) -> dict[Path, tuple[int, int]]:
+    files = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@pytest.mark.parametrize(("words", "wanted"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+def test_bad_input(featpipe, world, words, wanted):
+    before = _snapshot(world)
+    code, out, err = featpipe(words)
+    written = _snapshot(world)
+    shutil.rmtree(world / "new", ignore_errors=True)
+    assert code == 2, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert [word for word in wanted if word not in err] == [], err
+    assert {path: written.get(path) for path in before} == before
+    assert {path.name for path in written.keys() - before.keys()} <= LEFT
