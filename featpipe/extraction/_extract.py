@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from featpipe.errors import SpecError, UnsupportedOutput
+from featpipe.extraction._allocator import keeping_freed_memory
 from featpipe.extraction._forward import Forward, choose_device
 from featpipe.extraction._images import ImageBatches, default_workers, padded
 from featpipe.extraction._order import LEAST_BATCH, DryRun, Extraction, Means, Order, Progress, Target
@@ -69,7 +70,8 @@ def extract(
     card = resolve(order.model, rehash=rehash)
     targets = targets_of(order, card, stimuli.digest)
     run = _Run(order, stimuli, cache, means, card, targets, progress)
-    run.work()
+    with keeping_freed_memory():
+        run.work()
     return Extraction(
         card=card,
         stimuli=stimuli.digest,
@@ -324,9 +326,10 @@ def dry_run(order: Order, stimuli: StimulusSet, cache: FeatureCache, *, means: M
     card = resolve(order.model)
     targets = targets_of(order, card, stimuli.digest)
     run = _Run(order, stimuli, cache, means, card, targets, None)
-    shapes = run._row_shapes()
-    shard_rows = run._shard_rows()
-    seconds, batch_size = _time_of_a_batch(run, shard_rows)
+    with keeping_freed_memory():
+        shapes = run._row_shapes()
+        shard_rows = run._shard_rows()
+        seconds, batch_size = _time_of_a_batch(run, shard_rows)
     lacks = missing_shards(cache, targets, math.ceil(len(stimuli) / shard_rows))
     per_row = tuple(shape_bytes(shape, target) for shape, target in zip(shapes, targets, strict=True))
     shards = max((len(missing) for missing in lacks.values()), default=0)
