@@ -89,6 +89,7 @@ BAD = [
     ("ambiguous key", "cache show '' --cache cache", ["3 keys", "more digits"]),
     ("removal of an unknown key", "cache rm ffffffff --yes --cache cache", ["ffffffff"]),
     ("verification of an unknown key", "cache verify ffffffff --cache cache", ["ffffffff"]),
+    ("verification of no cache", "cache verify --cache new", ["new", "nothing was checked"]),
     ("import of a missing file", "cache import no.npy --name n --ids ids.csv --cache new", ["no.npy", "FILE.npy"]),
     ("import of a pickle", "cache import objects.npy --name n --ids ids.csv --cache new", ["objects.npy"]),
     ("import under a bad name", f"{C} --name 'a b' --ids ids.csv", ["'a b'", "letters"]),
