@@ -9,6 +9,7 @@ import typer
 
 from featpipe.cli._console import human_bytes, note, say, say_json, show_table, showing_progress
 from featpipe.cli._options import Cache, Json
+from featpipe.errors import AmbiguousFeatures, FeaturesNotCached
 
 if TYPE_CHECKING:
     from featpipe.store import CachedArray, FeatureCache
@@ -90,6 +91,10 @@ def verify_command(
 ) -> None:
     """Recompute every checksum; exit code 1 when a byte is not what was written."""
     store = _open(cache)
+    if not store.root.is_dir():
+        raise FeaturesNotCached(
+            f"There is no folder {cache}, so nothing was checked. Name the cache with --cache."
+        )
     chosen = [_one(store, key).key for key in keys] if keys else None
     with showing_progress("verify", quiet=as_json) as progress:
         problems = store.verify(chosen, sample=sample, progress=progress)
@@ -158,8 +163,6 @@ def _open(cache: str) -> FeatureCache:
 
 
 def _one(store: FeatureCache, key: str) -> CachedArray:
-    from featpipe.errors import AmbiguousFeatures, FeaturesNotCached
-
     found = [full for full in store.keys() if full.startswith(key)]
     if not found:
         raise FeaturesNotCached(f"{store.root} has no array {key!r}. `featpipe cache ls` lists the keys.")
