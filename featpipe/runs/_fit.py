@@ -216,7 +216,17 @@ def _fit_final(estimator: BaseEstimator, dataset: Dataset) -> tuple[Pipeline, np
         sample_weight=dataset.n_repeats,
     )
     pipeline = getattr(fitted, "best_estimator_", fitted)
+    _forget_routing(pipeline)
     return pipeline.set_params(features__stimuli=None), rows
+
+
+def _forget_routing(part: Any) -> None:
+    """Drop what routed weights and groups to each step: it refers to itself, which no file can hold."""
+    vars(part).pop("_metadata_request", None)
+    held = [step for _, step in part.steps] if isinstance(part, Pipeline) else vars(part).values()
+    for inner in held:
+        if isinstance(inner, BaseEstimator):
+            _forget_routing(inner)
 
 
 def _write(
