@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -209,10 +210,16 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         )
     try:
         return _READERS[source.suffix](source)
-    except (KeyError, ValueError, IndexError) as error:
+    except _UNREADABLE as error:
         raise RequestError(
             f"{source} is not a file of predictions with ids inside ({error}). `featpipe predict` writes such files."
         ) from error
+
+
+_UNREADABLE = (
+    *(KeyError, ValueError, IndexError, EOFError, OSError),
+    *(zipfile.BadZipFile, scipy.io.matlab.MatReadError, NotImplementedError),  # the last for MATLAB v7.3
+)
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
