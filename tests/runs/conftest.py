@@ -43,7 +43,9 @@ def extract(root: Path, data: str, *more: str) -> None:
 
 
 def request(root: Path, data: Path | str, out: Path, *, params=None, search=None, **given) -> FitRequest:
-    chosen = {"features__layers": ["stem"], "ridge__alphas": ALPHAS, "ridge__cv": 3} | (params or {})
+    model = f"python:{root / 'tiny.py'}:build"
+    chosen = {"features__model": model, "features__layers": ["stem"], "ridge__alphas": ALPHAS, "ridge__cv": 3}
+    chosen |= params or {}
     recipe = load_recipe("baseline_ridge").with_params(chosen).with_search(search or {})
     text = data if isinstance(data, str) else f"table:{data}"
     return FitRequest(recipe, text, str(out), str(root / "cache"), **given)

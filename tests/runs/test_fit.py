@@ -261,7 +261,7 @@ def test_extracting_first_gives_the_same_scores(plain, root, make_request, tmp_p
     request = make_request(
         root / "plain",
         tmp_path / "run",
-        params={"features__model": f"python:{root / 'tiny.py'}:build", "features__reduce": "grid:3"},
+        params={"features__reduce": "grid:3"},
         extract=True,
         trust=True,
     )
@@ -280,7 +280,7 @@ def test_imported_features_are_as_good_as_any(data, root, make_request, tmp_path
     import_array(
         tmp_path / "oracle.npy", FeatureCache(tmp_path / "cache"), name="oracle", ids=tmp_path / "ids.csv"
     )
-    request = make_request(data, tmp_path / "run", params={"features__layers": None})
+    request = make_request(data, tmp_path / "run", params={"features__model": None, "features__layers": None})
     run = fit(type(request)(**{**vars(request), "cache": str(tmp_path / "cache")}))
     assert run.read_json("summary.json")["scores"]["pearson_r"]["overall"] > 0.95
     assert run.read_json("run.json")["features"][0]["spec"]["model"] == "imported:oracle"
