@@ -59,6 +59,8 @@ class ImageBatches:
     def of(self, batches: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
         """Yield a uint8 tensor of shape (B, 3, height, width) for each array of rows, in order.
 
+        Its memory is channels last, as images are decoded.
+
         Raises
         ------
         BrokenImage
@@ -69,7 +71,7 @@ class ImageBatches:
         while ahead:
             images = [future.result() for future in ahead.popleft()]
             ahead.extend(self._submit(rows) for rows in islice(rest, 1))
-            batch = torch.stack(images)
+            batch = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
             yield batch.pin_memory() if self._pin else batch
 
     def _submit(self, rows: np.ndarray) -> list[Future[torch.Tensor]]:

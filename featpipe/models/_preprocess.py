@@ -26,14 +26,21 @@ _FILTERS = {
 
 
 def apply_preprocessing(image: Image.Image, preprocessing: Preprocessing) -> torch.Tensor:
-    """Resize and crop an RGB image: uint8 tensor of shape (3, height, width)."""
+    """Resize and crop an RGB image.
+
+    Returns
+    -------
+    tensor of shape (3, height, width), uint8
+        In the memory order of the image, channels last: called from many threads, it leaves what torch would
+        do in parallel to whoever stacks a batch.
+    """
     height, width = _resized(image.size, preprocessing.resize)
     if image.size != (width, height):
         image = image.resize((width, height), _FILTERS[preprocessing.interpolation])
     if preprocessing.crop is not None:
         image = _centre_crop(image, preprocessing.crop)
     pixels = np.array(image, dtype=np.uint8)  # (height, width, 3), a copy
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def normalise(batch: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
