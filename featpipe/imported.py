@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -78,7 +79,7 @@ def read_array(text: str) -> np.ndarray:
         raise DatasetError(f"There is no file {path}. Give FILE.npy, FILE.npz or FILE.h5:DATASET.")
     try:
         values = _read(Path(path), member)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DatasetError(
             f"{text} cannot be read as an array ({error}). Give FILE.npy, FILE.npz or FILE.h5:DATASET."
         ) from error
@@ -90,14 +91,15 @@ def read_array(text: str) -> np.ndarray:
 
 
 def _read(path: Path, member: str) -> np.ndarray:
-    if path.suffix == ".npy":
-        return np.asarray(np.load(path, allow_pickle=False))
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as data:
-            chosen = member or _only(list(data))
-            return np.asarray(data[chosen])
-    with h5py.File(path, "r") as file:
-        return np.asarray(file[member or _only(list(file))])
+    if path.suffix not in (".npy", ".npz"):
+        with h5py.File(path, "r") as file:
+            found = file[member or _only(list(file))]
+            if not isinstance(found, h5py.Dataset):
+                raise ValueError(f"{found.name} is a group of {', '.join(found) or 'nothing'}")
+            return np.asarray(found)
+    with open(path, "rb") as stream:
+        data = np.load(stream, allow_pickle=False)
+        return np.asarray(data if path.suffix == ".npy" else data[member or _only(list(data))])
 
 
 def _only(names: list[str]) -> str:

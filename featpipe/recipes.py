@@ -159,7 +159,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
             return name, read(value)
         except (ValueError, SyntaxError):
             continue
-    if value[:1] in "[({":
+    if value.startswith(("[", "(", "{")):
         raise RecipeError(
             f"The value of {name} looks like a list but cannot be read: {value!r}. Quote it for the shell and its "
             f"""texts inside, such as --set {name}='["layer3"]'."""
