@@ -106,7 +106,7 @@ def write_data(folder: Path, stimuli: StimulusSet, cache: str) -> Path:
     targets.to_csv(folder / "targets.csv", index=False)
     pd.DataFrame({"id": stimuli.ids}).to_csv(folder / "ids.csv", index=False)
     lines = [f'{subject} = "{subject}.npy"' for subject in SUBJECTS]
-    text = 'stimuli = "stimuli"\nids = "ids.csv:id"\ntargets = "targets.csv"\n\n[responses]\n' + "\n".join(
+    text = 'name = "featpipe demo"\nstimuli = "stimuli"\nids = "ids.csv:id"\ntargets = "targets.csv"\n\n[responses]\n' + "\n".join(
         lines
     )
     (folder / "dataset.toml").write_text(text + "\n", encoding="utf-8")
