@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import time
 from collections.abc import Mapping
@@ -277,7 +278,7 @@ def _record(
             "n_targets": dataset.n_targets,
         },
         "targets": [str(name) for name in target_names(dataset)],
-        "cache": str(request.cache),
+        "cache": os.path.abspath(request.cache),
         "given": dict(request.given),
         "cv": cv,
         "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
@@ -309,9 +310,20 @@ def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[s
                 "spec": spec.to_json(),
                 "row_shape": list(shape),
                 "values": math.prod(shape),
-                "model_asked": provenance.get("model_asked") or pipeline[0].model or spec.model,
+                "model_asked": _from_anywhere(
+                    provenance.get("model_asked") or pipeline[0].model or spec.model
+                ),
                 "weights_asked": provenance.get("weights_asked", ""),
                 "weights_label": provenance.get("weights_label", ""),
             }
         )
     return records
+
+
+def _from_anywhere(model: str) -> str:
+    """Return the name of a model with the path of its file, if it has one, made absolute."""
+    zoo, _, name = model.partition(":")
+    path, colon, function = name.rpartition(":") if zoo == "python" else (name, "", "")
+    if zoo in ("python", "local") and os.path.exists(path):
+        return f"{zoo}:{os.path.abspath(path)}{colon}{function}"
+    return model

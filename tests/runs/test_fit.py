@@ -101,7 +101,8 @@ def test_record_is_enough_to_do_it_again(plain, root):
     )
     feature = record["features"][0]
     assert (feature["spec"]["layer"], feature["spec"]["reduction"]) == ("stem", "grid:3")
-    assert feature["model_asked"].startswith("python:")
+    assert feature["model_asked"] == f"python:{root / 'tiny.py'}:build"
+    assert record["cache"] == str(root / "cache")
     assert record["versions"].keys() >= {"featpipe", "numpy", "scikit-learn", "python"}
     assert record["threads"]
 
