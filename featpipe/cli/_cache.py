@@ -9,7 +9,7 @@ import typer
 
 from featpipe.cli._console import human_bytes, note, say, say_json, show_table, showing_progress
 from featpipe.cli._options import Cache, Json
-from featpipe.errors import AmbiguousFeatures, FeaturesNotCached
+from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, SpecError
 
 if TYPE_CHECKING:
     from featpipe.store import CachedArray, FeatureCache
@@ -113,10 +113,18 @@ def rm_command(
     keys: Annotated[list[str], typer.Argument(help="Keys or their first digits.")],
     cache: Cache = "cache",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove arrays."""
     store = _open(cache)
     arrays = [_one(store, key) for key in keys]
+    if as_json:
+        if not yes:
+            raise SpecError("--json asks no questions: say --yes as well.")
+        rows = [_row(array) for array in arrays]
+        store.remove([array.key for array in arrays])
+        say_json({"cache": cache, "removed": rows})
+        return
     for array in arrays:
         row = _row(array)
         say(f"{row['key']} {row['model']} {row['layer']}:{row['reduce']} {human_bytes(row['bytes'])}")

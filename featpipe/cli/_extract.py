@@ -105,8 +105,27 @@ def extract_command(
     from featpipe.store import FeatureCache
 
     means = Means(device, batch_size(size), workers, codec, shard_rows)
+    if recipe is None:
+        _refuse_beside("--model", {"--data": data, "--set": settings}, "They go with --recipe.")
+    else:
+        _refuse_beside(
+            "--recipe",
+            {
+                **{"--model": model, "--layers": layers, "--images": images, "--model-arg": model_arg},
+                **{
+                    "--mean": mean,
+                    "--std": std,
+                    "--image-size": image_size,
+                    "--interpolation": interpolation,
+                },
+                **{"--weights": weights != "default", "--preprocess": preprocess != "model"},
+                **{"--precision": precision != "fp32", "--store-dtype": store_dtype != "float32"},
+            },
+            "The recipe says what is extracted, and --data of which images; change it with --set "
+            "features__model=…, features__weights=… and so on.",
+        )
     if recipe is not None:
-        order = _recipe_order(recipe, settings, model, layers, trust)
+        order = _recipe_order(recipe, settings, trust)
     else:
         order = _order(
             model_request(
@@ -124,11 +143,7 @@ def extract_command(
             store_dtype,
             precision,
         )
-    source = (
-        data
-        if recipe is not None and data is not None
-        else _needed("--data" if recipe else "--images", images)
-    )
+    source = _needed("--images", images) if recipe is None else _needed("--data", data)
     stimuli = open_stimuli(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
     if dry:
@@ -152,16 +167,17 @@ def _order(request: Any, layers: list[str], store_dtype: str, precision: str) ->
     return Order(request, tuple(LayerRequest.parse(text) for text in layers), store_dtype, precision)
 
 
-def _recipe_order(
-    recipe: str, settings: list[str] | None, model: str | None, layers: list[str] | None, trust: bool
-) -> Order:
+def _recipe_order(recipe: str, settings: list[str] | None, trust: bool) -> Order:
     from featpipe.recipes import load_recipe, parse_assignment
 
-    if model or layers:
-        raise SpecError(
-            "--recipe says which model and layers; change them with --set features__model=…, not --model."
-        )
     return load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ()))).order(trust=trust)
+
+
+def _refuse_beside(option: str, others: dict[str, Any], advice: str) -> None:
+    """Refuse options that would be ignored."""
+    given = [name for name, value in others.items() if value]
+    if given:
+        raise SpecError(f"{', '.join(given)} cannot be given with {option}. {advice}")
 
 
 def open_stimuli(

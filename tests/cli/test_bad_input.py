@@ -131,6 +131,10 @@ BAD = [
     ("search over a number", f"{FT} table:table --search ridge__cv=3", ["ridge__cv", "list"]),
     ("search over the unknown", f"{FT} table:table --search 'ridge__k=[3]'", ["ridge__k"]),
     ("recipe and model", "extract --recipe baseline_ridge --data table:table --model timm:resnet10t", ["--set"]),
+    ("recipe and weights", "extract --recipe baseline_ridge --data table:table --weights random:0", ["--weights"]),
+    ("recipe and images", "extract --recipe baseline_ridge --images images", ["--images", "--data"]),
+    ("data without a recipe", f"{X} --images images --data table:table", ["--data", "--recipe"]),
+    ("removal without asking or leave", "cache rm ff --json --cache cache", ["ff"]),
     ("recipe that leaves the model open", f"{FT} table:table --extract", ["features__model"]),
     ("recipe and no data", "extract --recipe chimisso2023_clip_linear", ["--data"]),
     # folds

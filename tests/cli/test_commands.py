@@ -30,7 +30,7 @@ COMMANDS = {
     "cache ls": "--cache --json",
     "cache show": "--cache --json",
     "cache verify": "--cache --sample --json",
-    "cache rm": "--cache --yes",
+    "cache rm": "--cache --yes --json",
     "cache import": "--name --ids --images --store-dtype --cache --json",
 }
 
@@ -171,6 +171,13 @@ def test_rm_removes_what_it_names_after_asking(featpipe, featpipe_json, cache, m
     code, out, _ = featpipe(f"cache rm {key[:12]} --yes --cache {cache}")
     assert (code, out.split()[0]) == (0, key)
     assert [array["key"] for array in featpipe_json(f"cache ls --cache {cache}")["arrays"]] == others
+
+
+def test_rm_as_json_asks_nothing(featpipe, featpipe_json, cache):
+    key = featpipe_json(f"cache ls --cache {cache}")["arrays"][0]["key"]
+    code, _, err = featpipe(f"cache rm {key} --cache {cache} --json")
+    assert (code, "--yes" in err) == (2, True)
+    assert [row["key"] for row in featpipe_json(f"cache rm {key} --yes --cache {cache}")["removed"]] == [key]
 
 
 def test_verify_finds_a_flipped_byte(featpipe, featpipe_json, cache):
