@@ -105,10 +105,15 @@ def write_data(folder: Path, stimuli: StimulusSet, cache: str) -> Path:
         np.save(folder / f"{subject}.npy", responses)
     targets.to_csv(folder / "targets.csv", index=False)
     pd.DataFrame({"id": stimuli.ids}).to_csv(folder / "ids.csv", index=False)
-    lines = [f'{subject} = "{subject}.npy"' for subject in SUBJECTS]
-    text = 'name = "featpipe demo"\nstimuli = "stimuli"\nids = "ids.csv:id"\ntargets = "targets.csv"\n\n[responses]\n' + "\n".join(
-        lines
-    )
+    lines = [
+        'name = "featpipe demo"',
+        'stimuli = "stimuli"',
+        'ids = "ids.csv:id"',
+        'targets = "targets.csv"',
+        "[responses]",
+        *(f'{subject} = "{subject}.npy"' for subject in SUBJECTS),
+    ]
+    text = "\n".join(lines)
     (folder / "dataset.toml").write_text(text + "\n", encoding="utf-8")
     return folder / "dataset.toml"
 

@@ -13,10 +13,13 @@ from featpipe.extraction._order import DryRun, Extraction, Means, Order, Progres
 __all__ = ["DryRun", "Extraction", "Means", "Order", "Progress", "Target", "dry_run", "extract"]
 
 if TYPE_CHECKING:
-    from featpipe.extraction._extract import dry_run, extract
+    from featpipe.extraction._dry_run import dry_run
+    from featpipe.extraction._extract import extract
+
+_HOMES = {"dry_run": "featpipe.extraction._dry_run", "extract": "featpipe.extraction._extract"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("dry_run", "extract"):
+    if name not in _HOMES:
         raise AttributeError(f"module 'featpipe.extraction' has no attribute {name!r}")
-    return getattr(import_module("featpipe.extraction._extract"), name)
+    return getattr(import_module(_HOMES[name]), name)

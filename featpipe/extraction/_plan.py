@@ -13,7 +13,7 @@ from featpipe.reduce import REDUCTION_VERSIONS
 from featpipe.remembered import file_digest
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store import CachedArray, FeatureCache
+from featpipe.store import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,7 @@ class Pool:
     """Rows that the cache holds under the same features in other stimulus sets, found by image digest."""
 
     def __init__(self, cache: FeatureCache, target: Target, manifest: StimulusManifest) -> None:
-        digest = target.spec.digest()
-        self.arrays = [
-            a for a in cache.arrays() if a.key != target.key and a.spec.digest() == digest and a.committed
-        ]
+        self.arrays = [a for a in cache.holding(target.spec) if a.key != target.key and a.committed]
         self.places = np.full((len(manifest), 2), -1)
         self._sound: dict[tuple[str, int], bool] = {}
         wanted: dict[str, list[int]] = {}
@@ -114,10 +111,6 @@ class Pool:
             out[here] = self.arrays[position].read(places[here, 1])
             sources.append({"array": self.arrays[position].key, "rows": len(here)})
         return sources
-
-    def example(self) -> CachedArray | None:
-        """Return an array of the same features, for its shape."""
-        return self.arrays[0] if self.arrays else None
 
 
 def shard_jobs(

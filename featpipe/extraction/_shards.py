@@ -29,10 +29,8 @@ class ShardBuffer:
         self.sources: dict[Target, list[dict[str, object]]] = {}
         self.rows: dict[Target, np.ndarray] = {}
         for target, places in job.reused.items():
-            example = pools[target].example()
-            if example is not None:
-                self._allocate(target, example.row_shape)
-                self.sources[target] = pools[target].read(places, self.rows[target])
+            self._allocate(target, pools[target].arrays[0].row_shape)
+            self.sources[target] = pools[target].read(places, self.rows[target])
 
     def put(self, rows: np.ndarray, target: Target, values: torch.Tensor) -> None:
         """Store a batch of one target; `rows` may be fewer than `values`, which ends in padding."""

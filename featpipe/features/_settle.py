@@ -32,12 +32,9 @@ def _open(root: Path, key: str) -> CachedArray:
     return _opened(str(root), key, (root / "arrays" / key).stat().st_ino)
 
 
-def arrays_of(cache: str | os.PathLike[str], spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
+def arrays_of(cache: str | Path, spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
     """Return the arrays that hold these features, one a stimulus set, of the sets that may be looked at."""
-    root = Path(cache).resolve()
-    there = set(FeatureCache(root).keys())
-    keys = [spec.key(digest) for digest in FeatureCache(root).stimuli_digests()]
-    arrays = [_open(root, key) for key in keys if key in there]
+    arrays = FeatureCache(cache).holding(spec)
     return [array for array in arrays if stimuli is None or _is_set(array, stimuli)]
 
 

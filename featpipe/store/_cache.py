@@ -68,6 +68,11 @@ class FeatureCache:
         """Open the arrays whose spec is wanted."""
         return [array for array in self.arrays() if wanted(array.spec)]
 
+    def holding(self, spec: FeatureSpec) -> list[CachedArray]:
+        """Open the arrays that hold these features, one a stimulus set."""
+        there = set(self.keys())
+        return [self.array(key) for key in map(spec.key, self.stimuli_digests()) if key in there]
+
     def stimuli_digests(self) -> list[str]:
         """Return the digests of all stimulus sets, sorted."""
         return _digests_in(self.root / "stimuli")

@@ -1,6 +1,6 @@
 """``make bench``: every benchmark in a process of its own, so that none sees another's memory.
 
-    python -m tests.benchmarks [NAME …]        such as: python -m tests.benchmarks read ridge
+python -m tests.benchmarks [NAME …]        such as: python -m tests.benchmarks read ridge
 """
 
 from __future__ import annotations

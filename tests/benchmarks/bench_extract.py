@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from featpipe.extraction import Means, Order, extract
-from featpipe.extraction import _extract as extraction
+from featpipe.extraction import _run as extraction
 from featpipe.extraction._allocator import keeping_freed_memory
 from featpipe.models import ModelRequest, apply_preprocessing, load, normalise
 from featpipe.spec import LayerRequest

@@ -12,7 +12,7 @@ from PIL import Image
 
 from featpipe.errors import BrokenImage, DeviceOutOfMemory, NonFiniteFeatures, SpecError
 from featpipe.extraction import Means, Order, dry_run, extract
-from featpipe.extraction import _extract as extraction_module
+from featpipe.extraction import _run as extraction_module
 from featpipe.extraction._forward import Forward
 from featpipe.models import ModelRequest, apply_preprocessing, load, normalise
 from featpipe.spec import LayerRequest
@@ -196,7 +196,7 @@ def test_a_broken_image_keeps_the_shards_before_it(cache, tiny_stimuli, order_of
     last = tiny_stimuli / "image_19.png"
     last.write_bytes(last.read_bytes()[:-60])
     stimuli = StimulusSet.from_source(tiny_stimuli)
-    with pytest.raises(BrokenImage, match="image_19.png"):
+    with pytest.raises(BrokenImage, match=r"image_19\.png"):
         extract(order_of("head"), stimuli, cache, means=Means(shard_rows=8, batch_size=8))
     assert cache.arrays()[0].committed == {0, 1}
 

@@ -1,0 +1,229 @@
+"""One extraction under way: from what is missing to committed shards."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from featpipe.errors import SpecError, UnsupportedOutput
+from featpipe.extraction._forward import Forward, choose_device
+from featpipe.extraction._images import ImageBatches, default_workers, padded
+from featpipe.extraction._order import LEAST_BATCH, Means, Order, Progress, Target
+from featpipe.extraction._passes import forward_passes, in_batches, one_behind, put_parts
+from featpipe.extraction._plan import Pool, ShardJob, missing_shards, shard_jobs
+from featpipe.extraction._shards import ShardBuffer, ShardWriter
+from featpipe.models import Backbone, ModelCard, describe, load
+from featpipe.stimuli import StimulusSet
+from featpipe.store import SHARD_ROWS, FeatureCache
+
+_SHARD_BYTES = 1 << 29  # of all layers of one shard; two shards are held at a time
+_LIBRARIES = ("featpipe", "torch", "torchvision", "timm", "open_clip_torch", "pillow", "numpy", "zarr")
+
+
+class Run:
+    """One extraction under way; its steps stand in the order in which they happen."""
+
+    def __init__(
+        self,
+        order: Order,
+        stimuli: StimulusSet,
+        cache: FeatureCache,
+        means: Means,
+        card: ModelCard,
+        targets: Sequence[Target],
+        progress: Progress | None,
+    ) -> None:
+        self.order, self.stimuli, self.cache, self.means, self.card = order, stimuli, cache, means, card
+        self.targets = targets
+        self.progress = progress or (lambda done, total: None)
+        self.n_computed = self.n_reused = self.batch_size = 0
+        self.device = ""
+        self._backbone: Backbone | None = None
+
+    def work(self) -> None:
+        """Do all that is missing; nothing is built or read where nothing is."""
+        shard_rows = self.known_shard_rows()
+        if shard_rows is not None and not self._lacks(shard_rows):
+            return
+        pools = {target: Pool(self.cache, target, self.stimuli.manifest) for target in self.targets}
+        shard_rows = shard_rows or self.means.shard_rows or self.shard_rows(self.row_shapes(pools))
+        lacks = self._lacks(shard_rows)
+        jobs = list(shard_jobs(lacks, pools, n_stimuli=len(self.stimuli), shard_rows=shard_rows))
+        self.cache.add_stimuli(self.stimuli.manifest, shard_rows=shard_rows)
+        self.dims = {target: pool.arrays[0].dims for target, pool in pools.items() if pool.arrays}
+        with ShardWriter(self.cache, self.stimuli.manifest, self.means.codec, self.dims) as writer:
+            if any(len(job.computed) for job in jobs):
+                self._compute(jobs, pools, shard_rows, writer)
+            else:
+                for job in jobs:
+                    self._finish(ShardBuffer(job, pools), writer, how={})
+
+    def known_shard_rows(self) -> int | None:
+        """Return the rows a shard of this stimulus set if the cache has it: they hold once and for all."""
+        if self.stimuli.digest in self.cache.stimuli_digests():
+            return self.cache.stimuli(self.stimuli.digest).shard_rows
+        return None
+
+    def _lacks(self, shard_rows: int) -> dict[Target, list[int]]:
+        return missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows))
+
+    def shard_rows(self, row_shapes: Sequence[tuple[int, ...]]) -> int:
+        """Return the rows a shard of a new stimulus set: fewer the larger its layers are."""
+        row = sum(shape_bytes(shape, target) for target, shape in zip(self.targets, row_shapes, strict=True))
+        return int(np.clip(_SHARD_BYTES // max(row, 1) // LEAST_BATCH * LEAST_BATCH, LEAST_BATCH, SHARD_ROWS))
+
+    def row_shapes(self, pools: Mapping[Target, Pool]) -> list[tuple[int, ...]]:
+        """Return the shape of a row of every target, from cached rows or else from one image."""
+        if all(pools[target].arrays for target in self.targets):
+            return [pools[target].arrays[0].row_shape for target in self.targets]
+        batch = torch.stack([first_image(self.stimuli, self.card)] * LEAST_BATCH)
+        with self.forward(self.targets, LEAST_BATCH) as forward:
+            rows = next(iter(forward.in_parts(batch)))
+        return [tuple(rows[target].shape[1:]) for target in self.targets]
+
+    def forward(
+        self, targets: Sequence[Target], batch_size: int | None, how: Mapping[str, Any] | None = None
+    ) -> Forward:
+        """Return the network on its device, with the targets tapped."""
+        device = choose_device(self.means.device)
+        usual = "channels_last" if self.card.channels_last else "contiguous_format"
+        return Forward(
+            self._network(),
+            targets,
+            device=device,
+            precision=self.order.precision,
+            memory_format=(how or {}).get("memory_format", usual),
+            batch_size=batch_size,
+        )
+
+    def _network(self) -> Backbone:
+        if self._backbone is None:
+            self._backbone = load(self.order.model)
+            if self._backbone.card.weights != self.card.weights:
+                raise SpecError("The weights changed while they were read; run the command again.")
+            refuse_missing(self._backbone, self.targets)
+        return self._backbone
+
+    def _compute(
+        self, jobs: Sequence[ShardJob], pools: Mapping[Target, Pool], shard_rows: int, writer: ShardWriter
+    ) -> None:
+        lacking = [t for t in self.targets if any(t in job.targets for job in jobs)]
+        recorded = recorded_means(self.cache, self.targets)
+        chosen = self.means.batch_size or recorded.get("batch_size")
+        device = choose_device(self.means.device)
+        with ExitStack() as stack:
+            images = ImageBatches(
+                self.stimuli,
+                self.card.preprocessing,
+                workers=self.means.workers or default_workers(),
+                pin=device.type == "cuda",
+            )
+            stack.enter_context(images)
+            forward = stack.enter_context(self.forward(lacking, chosen, recorded))
+            forward.settle_batch_size(first_image(self.stimuli, self.card)[None], shard_rows)
+            self.device, self.batch_size = device_name(device), forward.batch_size
+            self._loop(jobs, pools, images, forward, writer)
+
+    def _loop(
+        self,
+        jobs: Sequence[ShardJob],
+        pools: Mapping[Target, Pool],
+        images: ImageBatches,
+        forward: Forward,
+        writer: ShardWriter,
+    ) -> None:
+        size = forward.batch_size
+        total = sum(job.stop - job.start for job in jobs)
+        done = 0
+        batches = images.of(padded(rows, size) for job in jobs for rows in in_batches(job.computed, size))
+        passes = forward_passes(jobs, batches, forward, size)
+        buffer: ShardBuffer | None = None
+        for job, rows, parts, last in one_behind(passes) if forward.device.type == "cuda" else passes:
+            buffer = buffer or ShardBuffer(job, pools)
+            put_parts(buffer, parts, rows)
+            if last:
+                self.dims.update(forward.dims if parts else {})
+                self._finish(buffer, writer, how=how_computed(forward, self.device))
+                done += job.stop - job.start
+                buffer = None
+            self.progress(done if last else done + int(rows[-1]) + 1 - job.start, total)
+
+    def _finish(self, buffer: ShardBuffer, writer: ShardWriter, how: Mapping[str, Any]) -> None:
+        computed = len(buffer.job.computed)
+        self.n_computed += computed
+        self.n_reused += buffer.job.stop - buffer.job.start - computed
+        common = {
+            "model_asked": self.order.model.model,
+            "weights_asked": self.order.model.weights,
+            "weights_label": self.card.weights_label,
+            "source": self.stimuli.manifest.source,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {name: version(name) for name in _LIBRARIES},
+            "python": platform.python_version(),
+            **how,
+        }
+        writer.put(buffer, {t: {"layer_order": t.layer_order, **common} for t in buffer.job.targets})
+
+
+def recorded_means(cache: FeatureCache, targets: Sequence[Target]) -> dict[str, Any]:
+    """Return batch size and memory format of shards that an earlier run committed, for equal bits."""
+    there = set(cache.keys())
+    for target in targets:
+        if target.key in there and (provenance := cache.array(target.key).provenance):
+            return {n: provenance[n] for n in ("batch_size", "memory_format") if n in provenance}
+    return {}
+
+
+def how_computed(forward: Forward, device: str) -> dict[str, Any]:
+    """Return what the last bits of a row may depend on."""
+    return {
+        "device": device,
+        "batch_size": forward.batch_size,
+        "memory_format": forward.memory_format,
+        "threads": torch.get_num_threads(),
+        "mode": "eager",
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device as a person would call it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def first_image(stimuli: StimulusSet, card: ModelCard) -> torch.Tensor:
+    """Return the first image as the network gets it: uint8 tensor of shape (3, height, width)."""
+    with ImageBatches(stimuli, card.preprocessing, workers=1, pin=False) as images:
+        return next(images.of([np.array([0])]))[0]
+
+
+def shape_bytes(shape: Sequence[int], target: Target) -> int:
+    """Return the bytes of one stored row."""
+    return math.prod(shape) * np.dtype(target.spec.store_dtype).itemsize
+
+
+def refuse_missing(backbone: Backbone, targets: Sequence[Target]) -> None:
+    """Refuse layers whose output depends on weights that the file lacks.
+
+    Raises
+    ------
+    UnsupportedOutput
+        Names the layers and the missing keys.
+    """
+    missing = backbone.card.missing
+    if not missing:
+        return
+    dependent = {info.name for info in describe(backbone) if info.depends_on_missing}
+    refused = sorted({t.spec.layer for t in targets} & dependent)
+    if refused:
+        raise UnsupportedOutput(
+            f"The weights file lacks {len(missing)} weights, first {missing[0]!r}, and {', '.join(refused)} "
+            "would depend on them. Leave out these layers, or give weights that hold them."
+        )
