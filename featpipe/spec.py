@@ -313,13 +313,18 @@ def match_names(pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def _glob(pattern: str) -> str:
-    marks = {"**": ".*", "*": "[^.]*", "?": "[^.]"}
-    parts = re.split(r"(\*\*|\*|\?|\[!?[^\]]+\])", pattern)
-    shown = [
-        marks.get(p) or (p.replace("[!", "[^") if p[:1] == "[" and p[-1:] == "]" else re.escape(p))
-        for p in parts
-    ]
-    return "".join(shown)
+    """Translate a glob over dotted names to a regular expression."""
+    tokens = re.split(r"(\*\*|\*|\?|\[!?[^\]]+\])", pattern)
+    known = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
+    return "".join(known.get(token) or _literal_or_class(token) for token in tokens)
+
+
+def _literal_or_class(token: str) -> str:
+    if not re.fullmatch(r"\[!?[^\]]+\]", token):
+        return re.escape(token)
+    negated = token.startswith("[!")
+    members = token[2 if negated else 1 : -1].replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
+    return f"[{'^.' if negated else ''}{members}]"
 
 
 def split_layer(name: str) -> tuple[str, int | None, str]:

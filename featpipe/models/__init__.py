@@ -20,7 +20,7 @@ _HOMES = {  # imported on first use: these import torch
     "apply_preprocessing": "featpipe.models._preprocess",
     "describe": "featpipe.models._describe",
     "list_models": "featpipe.models._catalog",
-    "load": "featpipe.models._backbone",
+    "load": "featpipe.models._load",
     "normalise": "featpipe.models._preprocess",
     "save_checkpoint": "featpipe.models._checkpoint",
 }
@@ -42,11 +42,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from featpipe.models._backbone import Backbone, load
+    from featpipe.models._backbone import Backbone
     from featpipe.models._catalog import list_models
     from featpipe.models._checkpoint import save_checkpoint
     from featpipe.models._describe import LayerInfo, describe
     from featpipe.models._hooks import Tap, Tapped
+    from featpipe.models._load import load
     from featpipe.models._preprocess import apply_preprocessing, normalise
 
 

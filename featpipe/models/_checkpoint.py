@@ -7,17 +7,15 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save
 
 from featpipe.errors import ModelError
+from featpipe.models._backbone import Backbone
 from featpipe.models._card import ModelRequest
 from featpipe.models._weights import read_metadata
 from featpipe.spec import Preprocessing
-
-if TYPE_CHECKING:
-    from featpipe.models._backbone import Backbone
 
 
 def save_checkpoint(path: str | os.PathLike[str], backbone: Backbone) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 
 from featpipe.errors import LayerNotFound
-from featpipe.spec import LayerRequest, split_layer
+from featpipe.spec import LayerRequest, match_names, split_layer
 
 
 def match_layers(request: LayerRequest, names: Sequence[str]) -> list[tuple[str, int | None, str]]:
@@ -27,8 +26,7 @@ def match_layers(request: LayerRequest, names: Sequence[str]) -> list[tuple[str,
         When nothing matches; the message has the closest names.
     """
     pattern, call, element = split_layer(request.pattern)
-    regex = _glob(pattern)
-    found = [name for name in names if name == pattern or regex.fullmatch(name)]
+    found = match_names(pattern, names)
     if not found:
         close = difflib.get_close_matches(pattern, names, n=5, cutoff=0.4)
         hint = f"The closest names are {', '.join(close)}." if close else f"There are {len(names)} layers."
@@ -36,18 +34,3 @@ def match_layers(request: LayerRequest, names: Sequence[str]) -> list[tuple[str,
             f"No layer matches {pattern!r}. {hint} `featpipe layers MODEL` lists all of them."
         )
     return [(name, call, element) for name in found]
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """Translate a glob over dotted names to a regular expression."""
-    tokens = re.split(r"(\*\*|\*|\?|\[!?[^\]]+\])", pattern)
-    known = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
-    return re.compile("".join(known.get(token) or _literal_or_class(token) for token in tokens))
-
-
-def _literal_or_class(token: str) -> str:
-    if not re.fullmatch(r"\[!?[^\]]+\]", token):
-        return re.escape(token)
-    negated = token.startswith("[!")
-    members = token[2 if negated else 1 : -1].replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
-    return f"[{'^.' if negated else ''}{members}]"

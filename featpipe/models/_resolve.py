@@ -60,7 +60,7 @@ class _Answer:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return from_stage("featpipe.models._backbone", "load")(self._request)
+        return from_stage("featpipe.models._load", "load")(self._request)
 
     def files(self) -> str:
         return json.dumps(self.backbone.files)

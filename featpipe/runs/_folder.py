@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,19 @@ from typing import Any
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
+from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.errors import RecipeError
+from featpipe.features import CachedFeatures
+from featpipe.spec import FeatureSpec, Preprocessing, Reduction
 
-# What a fitted pipeline may hold beyond what skops itself knows to be safe; anything else needs --trust.
-_OURS = ("featpipe.",)
+# What a fitted pipeline may hold beyond what skops itself knows to be safe; anything else needs --trust. Classes
+# one by one: a file may name any callable, and some of ours run what a path or a text leads to.
+_OURS = {
+    f"{kind.__module__}.{kind.__qualname__}"
+    for kind in (CachedFeatures, LayerScaler, RidgeEncoder, FeatureSpec, Preprocessing, Reduction)
+}
+# What run.json must have to be used again
+_NEEDED = ("format", "data", "targets", "cache", "features")
 
 
 class RunFolder:
@@ -73,6 +83,11 @@ class RunFolder:
                 raise RecipeError(
                     f"{folder.path} is not a run folder: it has no {name}. `featpipe fit` makes one."
                 )
+        record = folder.read_json("run.json")
+        if missing := [name for name in _NEEDED if name not in record]:
+            raise RecipeError(
+                f"{folder.path / 'run.json'} lacks {', '.join(missing)}; the run folder is damaged."
+            )
         return folder
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
@@ -83,12 +98,11 @@ class RunFolder:
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run."""
         try:
-            value = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except ValueError as error:
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
             raise RecipeError(
-                f"{self.path / name} is not valid JSON ({error}); the run folder is damaged."
+                f"{self.path / name} is not a JSON object ({error}); the run folder is damaged."
             ) from error
-        return dict(value)
 
     def write_csv(self, name: str, table: pd.DataFrame) -> None:
         """Write a table, whole or not at all."""
@@ -113,8 +127,13 @@ class RunFolder:
         path = self.path / "pipeline.skops"
         if not path.is_file():
             raise RecipeError(f"{self.path} has no pipeline.skops; the run did not finish.")
-        foreign = get_untrusted_types(file=path)
-        strange = [name for name in foreign if not name.startswith(_OURS)]
+        try:
+            foreign = get_untrusted_types(file=path)
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise RecipeError(
+                f"{path} cannot be read ({error}); the run folder is damaged. Run `featpipe fit` again."
+            ) from error
+        strange = [name for name in foreign if name not in _OURS]
         if strange and not trust:
             raise RecipeError(
                 f"{path} holds {', '.join(strange)}, which are not known to be safe. If you trust where the file comes "

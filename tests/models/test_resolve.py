@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from featpipe import remembered
 from featpipe.errors import SpecError, UnknownModel, WeightsUnavailable
-from featpipe.models import ModelRequest, _backbone, load, resolve
+from featpipe.models import ModelRequest, _load, load, resolve
 from featpipe.models._torchvision import import_torchvision
 
 FILE_TIME = time.time() - 100  # old enough to be remembered
@@ -21,8 +21,8 @@ FILE_TIME = time.time() - 100  # old enough to be remembered
 def loads(monkeypatch):
     """Count how often a network is built."""
     built = []
-    real = _backbone.load
-    monkeypatch.setattr(_backbone, "load", lambda *a, **k: built.append(a) or real(*a, **k))
+    real = _load.load
+    monkeypatch.setattr(_load, "load", lambda *a, **k: built.append(a) or real(*a, **k))
     monkeypatch.setattr(remembered, "_SETTLED_SECONDS", -1e9)
     return built
 
