@@ -12,6 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from featpipe.datasets import load_dataset
 from featpipe.errors import RecipeError, RequestError
+from featpipe.recipes import load_recipe
 from featpipe.runs import RunFolder, fit, predict, read_predictions, score, write_predictions
 from featpipe.stimuli import StimulusSet
 from featpipe.store import FeatureCache
@@ -162,6 +163,32 @@ def test_a_pipeline_of_foreign_types_needs_trust(plain, tmp_path):
     with pytest.raises(RecipeError, match=r"holds json\.dumps.*--trust"):
         run.load_pipeline()
     assert run.load_pipeline(trust=True)["foreign"].func is json.dumps
+
+
+def test_a_callable_of_our_own_needs_trust_too(plain, tmp_path):
+    """`load_recipe` runs the file that it is given."""
+    run = RunFolder(shutil.copytree(plain.path, tmp_path / "run"))
+    pipeline = run.load_pipeline()
+    pipeline.steps.insert(2, ("ours", FunctionTransformer(load_recipe)))
+    run.write_pipeline(pipeline)
+    with pytest.raises(RecipeError, match=r"holds featpipe\.recipes\.load_recipe.*--trust"):
+        run.load_pipeline()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("run.json", "{", "not a JSON object"),
+        ("run.json", "3", "not a JSON object"),
+        ("run.json", '{"format": 1}', "lacks data, targets, cache, features"),
+        ("pipeline.skops", "junk", r"pipeline\.skops cannot be read"),
+    ],
+)
+def test_damaged_runs_are_named(plain, new, tmp_path, name, content, message):
+    path = shutil.copytree(plain.path, tmp_path / "run")
+    (path / name).write_text(content)
+    with pytest.raises(RecipeError, match=message):
+        predict(RunFolder.open(path), new)
 
 
 def test_saved_pipeline_pins_no_stimuli_and_holds_our_types_only(plain):
