@@ -36,6 +36,8 @@ from featpipe.runs._folder import RunFolder
 from featpipe.runs._summary import summarise, target_names, tidy
 from featpipe.store import FeatureCache
 
+Folds = list[tuple[np.ndarray, np.ndarray]]
+
 _LIBRARIES = ("featpipe", "numpy", "scipy", "scikit-learn", "pandas", "zarr", "joblib")
 
 
@@ -159,7 +161,7 @@ def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEs
     groups = undivided_groups(dataset)
     folds = _folds(cv, dataset, groups)
     where = {"features__cache": request.cache, "features__stimuli": dataset.stimuli.digest}
-    estimator = _searching(clone(recipe.pipeline).set_params(**where), recipe, groups)
+    estimator = _searching(clone(recipe.pipeline).set_params(**where), recipe, groups, folds)
     evaluation = evaluate(
         estimator,
         dataset.ids,
@@ -174,13 +176,14 @@ def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEs
     return evaluation, estimator, str(cv)
 
 
-def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Any:
+def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Folds:
     """Return the outer folds; no image is on both sides of one, under whatever ids it goes."""
     labels = groups
     if cv == "group" and dataset.groups is not None:
         labels = merge_groups(dataset.groups, dataset.digests)
-    folds = make_cv(cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids)
-    for train, test in folds if isinstance(folds, list) else ():
+    chosen = make_cv(cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids)
+    folds = chosen if isinstance(chosen, list) else list(chosen.split(dataset.ids, groups=labels))
+    for train, test in folds:
         shared = np.isin(dataset.digests[test], dataset.digests[train])
         if shared.any():
             raise RecipeError(
@@ -191,10 +194,13 @@ def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Any:
     return folds
 
 
-def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None) -> BaseEstimator:
+def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None, folds: Folds) -> BaseEstimator:
     if not recipe.search:
         return pipeline
-    inner = KFold(5, shuffle=True, random_state=0) if groups is None else GroupKFold(5)
+    if groups is None:
+        inner = KFold(5, shuffle=True, random_state=0)
+    else:
+        inner = GroupKFold(min([5, *(len(np.unique(groups[train])) for train, _ in folds)]))
     return GridSearchCV(
         pipeline,
         dict(recipe.search),

@@ -132,6 +132,18 @@ def test_groups_stay_together(data, make_request, tmp_path):
         assert sum(len({groups[i] for i in fold}) for fold in folds) == 6
 
 
+def test_few_groups_make_few_inner_folds(data, make_request, tmp_path):
+    """Four sessions, one left out: the search inside can leave out one of three."""
+    sessions = [f"session_{number % 4}" for number in range(48)]
+    ids = [f"image_{number}" for number in range(48)]
+    pd.DataFrame({"id": ids, "group": sessions}).to_csv(data / "splits.csv", index=False)
+    search = {"features__layers": [["stem"], ["head"]]}
+    with pytest.raises(RequestError, match="5 folds need at least 5 groups, got 2"):
+        fit(make_request(data, tmp_path / "five", cv="group", search=search, params={"ridge__cv": 5}))
+    run = fit(make_request(data, tmp_path / "two", cv="group", search=search, params={"ridge__cv": 2}))
+    assert run.read_json("summary.json")["n_folds"] == 4
+
+
 def test_one_image_under_two_ids_stays_together(data, make_request, extract_more, tmp_path):
     for number in range(24):  # every image of the first half comes again in the second
         shutil.copy(data / "stimuli" / f"image_{number}.png", data / "stimuli" / f"image_{number + 24}.png")
