@@ -60,7 +60,7 @@ def _time_of_a_batch(run: Run, shard_rows: int) -> tuple[float, int]:
         ImageBatches(
             run.stimuli, run.card.preprocessing, workers=run.means.workers or default_workers(), pin=False
         ) as images,
-        run.forward(run.targets, run.means.batch_size) as forward,
+        run.forward(run.targets) as forward,
     ):
         forward.settle_batch_size(first_image(run.stimuli, run.card)[None], shard_rows)
         size = forward.batch_size

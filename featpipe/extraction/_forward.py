@@ -97,20 +97,19 @@ class Forward:
         self._format = getattr(torch, memory_format)
         self._precision = precision
         self._module = backbone.module.to(device=device, memory_format=self._format)
-        self._targets = list(targets)
+        self.targets = list(targets)
         self._taps = [
             Tap(t.spec.layer, t.spec.call if t.call_given else None, t.spec.element, t.spec.reduction)
             for t in targets
         ]
-        self._card = backbone.card
         self._stack = ExitStack()
-        self._tapped: Any = None
+        self._tapped = Tapped(self._module, self._taps, card=backbone.card)
 
     def __enter__(self) -> Forward:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             stack.enter_context(precision_of(self._precision, self.device))
-            self._tapped = stack.enter_context(Tapped(self._module, self._taps, card=self._card))
+            stack.enter_context(self._tapped)
             self._stack = stack.pop_all()
         return self
 
@@ -128,15 +127,23 @@ class Forward:
         -------
         dict of float32 tensor of shape (B, *row), on the device
         """
+        rows = self._tapped(self._pixels(batch))
+        return {target: rows[tap] for target, tap in zip(self.targets, self._taps, strict=True)}
+
+    def row_shapes(self, batch: torch.Tensor) -> dict[Target, tuple[int, ...]]:
+        """Return the shape of a row of every target, from one small pass over a part of a batch."""
+        self._tapped.probe(self._pixels(batch))
+        shapes = self._tapped.row_shapes
+        return {target: shapes[tap] for target, tap in zip(self.targets, self._taps, strict=True)}
+
+    def _pixels(self, batch: torch.Tensor) -> torch.Tensor:
         moved = batch.to(self.device, non_blocking=True)
-        pixels = normalise(moved, self._preprocessing).contiguous(memory_format=self._format)
-        rows = self._tapped(pixels)
-        return {target: rows[tap] for target, tap in zip(self._targets, self._taps, strict=True)}
+        return normalise(moved, self._preprocessing).contiguous(memory_format=self._format)
 
     @property
     def dims(self) -> dict[Target, tuple[str, ...]]:
         """Name of each axis of a row per target, known after the first batch."""
-        return {t: self._tapped.dims[tap] for t, tap in zip(self._targets, self._taps, strict=True)}
+        return {t: self._tapped.dims[tap] for t, tap in zip(self.targets, self._taps, strict=True)}
 
     def in_parts(self, batch: torch.Tensor) -> Iterator[dict[Target, torch.Tensor]]:
         """Run a batch, in halves and quarters of it when memory runs out; warn once.

@@ -47,6 +47,7 @@ class Run:
         self.n_computed = self.n_reused = self.batch_size = 0
         self.device = ""
         self._backbone: Backbone | None = None
+        self._forward: Forward | None = None
 
     def work(self) -> None:
         """Do all that is missing; nothing is built or read where nothing is."""
@@ -84,25 +85,25 @@ class Run:
         """Return the shape of a row of every target, from cached rows or else from one image."""
         if all(pools[target].arrays for target in self.targets):
             return [pools[target].arrays[0].row_shape for target in self.targets]
-        batch = torch.stack([first_image(self.stimuli, self.card)] * LEAST_BATCH)
-        with self.forward(self.targets, LEAST_BATCH) as forward:
-            rows = next(iter(forward.in_parts(batch)))
-        return [tuple(rows[target].shape[1:]) for target in self.targets]
+        image = first_image(self.stimuli, self.card)[None]
+        with self.forward(self.targets) as forward:
+            shapes = forward.row_shapes(image)
+        return [shapes[target] for target in self.targets]
 
-    def forward(
-        self, targets: Sequence[Target], batch_size: int | None, how: Mapping[str, Any] | None = None
-    ) -> Forward:
-        """Return the network on its device, with the targets tapped."""
-        device = choose_device(self.means.device)
-        usual = "channels_last" if self.card.channels_last else "contiguous_format"
-        return Forward(
-            self._network(),
-            targets,
-            device=device,
-            precision=self.order.precision,
-            memory_format=(how or {}).get("memory_format", usual),
-            batch_size=batch_size,
-        )
+    def forward(self, targets: Sequence[Target]) -> Forward:
+        """Return the network on its device with the targets tapped; the same one for the same targets."""
+        if self._forward is None or self._forward.targets != list(targets):
+            recorded = recorded_means(self.cache, self.targets)
+            usual = "channels_last" if self.card.channels_last else "contiguous_format"
+            self._forward = Forward(
+                self._network(),
+                targets,
+                device=choose_device(self.means.device),
+                precision=self.order.precision,
+                memory_format=recorded.get("memory_format", usual),
+                batch_size=self.means.batch_size or recorded.get("batch_size"),
+            )
+        return self._forward
 
     def _network(self) -> Backbone:
         if self._backbone is None:
@@ -116,8 +117,6 @@ class Run:
         self, jobs: Sequence[ShardJob], pools: Mapping[Target, Pool], shard_rows: int, writer: ShardWriter
     ) -> None:
         lacking = [t for t in self.targets if any(t in job.targets for job in jobs)]
-        recorded = recorded_means(self.cache, self.targets)
-        chosen = self.means.batch_size or recorded.get("batch_size")
         device = choose_device(self.means.device)
         with ExitStack() as stack:
             images = ImageBatches(
@@ -127,7 +126,7 @@ class Run:
                 pin=device.type == "cuda",
             )
             stack.enter_context(images)
-            forward = stack.enter_context(self.forward(lacking, chosen, recorded))
+            forward = stack.enter_context(self.forward(lacking))
             forward.settle_batch_size(first_image(self.stimuli, self.card)[None], shard_rows)
             self.device, self.batch_size = device_name(device), forward.batch_size
             self._loop(jobs, pools, images, forward, writer)

@@ -94,10 +94,7 @@ class Tapped:
 
     def __call__(self, batch: torch.Tensor) -> dict[Tap, torch.Tensor]:
         """Run one forward pass: {tap: float32 tensor of shape (n, *row)} on the batch's device."""
-        if not self._open:
-            raise RuntimeError("Tapped runs inside `with Tapped(…) as tapped:`.")
-        if not self.row_shapes:
-            self._probe(batch)
+        self.probe(batch)
         rows = self._run(batch, stop=True)
         for tap, kept in rows.items():
             if tuple(kept.shape[1:]) != self.row_shapes[tap]:
@@ -108,8 +105,15 @@ class Tapped:
                 )
         return rows
 
-    def _probe(self, batch: torch.Tensor) -> None:
-        """Learn calls and shapes from a batch of another size, so that a fixed first axis shows."""
+    def probe(self, batch: torch.Tensor) -> None:
+        """Learn calls, `dims` and `row_shapes` from two or three images of a batch, if not known yet.
+
+        Their number is not the batch's, so that a fixed first axis shows.
+        """
+        if not self._open:
+            raise RuntimeError("Tapped runs inside `with Tapped(…) as tapped:`.")
+        if self.row_shapes:
+            return
         size = 3 if len(batch) == 2 else 2
         small = batch[torch.arange(size, device=batch.device) % len(batch)]
         calls: Counter[str] = Counter()

@@ -32,7 +32,7 @@ from featpipe.store import FeatureCache
 
 CASES = (
     ("CNN", "timm:resnet50", ("layer1:mean", "layer2:mean", "layer3:grid:4", "layer4:mean"), "layer4"),
-    ("ViT", "timm:vit_base_patch16_224", ("blocks.3:cls", "blocks.7:mean", "blocks.11:mean"), "blocks.11"),
+    ("ViT", "timm:vit_small_patch16_224", ("blocks.3:cls", "blocks.7:mean", "blocks.11:mean"), "blocks.11"),
 )
 BATCH = 32
 
