@@ -11,6 +11,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from featpipe.errors import SpecError
 from featpipe.models import apply_preprocessing
 from featpipe.spec import Preprocessing
 from featpipe.stimuli import StimulusSet
@@ -47,8 +48,18 @@ class ImageBatches:
     ) -> None:
         self._stimuli = stimuli
         self._preprocessing = preprocessing
+        self._size = self._input_size()
         self._pin = pin
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    def _input_size(self) -> tuple[int, int]:
+        """Return (height, width) of what the network gets; raises `SpecError` where it follows the image."""
+        if (size := self._preprocessing.input_size) is None:
+            raise SpecError(
+                "This network's preprocessing keeps the shape of each image, so images cannot share a batch. "
+                "Give a fixed size: --preprocess whole --image-size HxW."
+            )
+        return size
 
     def __enter__(self) -> ImageBatches:
         return self
@@ -69,15 +80,20 @@ class ImageBatches:
         rest = iter(batches)
         ahead = deque(self._submit(rows) for rows in islice(rest, _AHEAD))
         while ahead:
-            images = [future.result() for future in ahead.popleft()]
+            pixels, futures = ahead.popleft()
+            for future in futures:
+                future.result()
             ahead.extend(self._submit(rows) for rows in islice(rest, 1))
-            batch = torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+            batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
             yield batch.pin_memory() if self._pin else batch
 
-    def _submit(self, rows: np.ndarray) -> list[Future[torch.Tensor]]:
-        once = {int(row): None for row in rows}  # padding repeats a row; decode it once
-        futures = {row: self._pool.submit(self._load, row) for row in once}
-        return [futures[int(row)] for row in rows]
+    def _submit(self, rows: np.ndarray) -> tuple[np.ndarray, list[Future[None]]]:
+        pixels = np.empty((len(rows), *self._size, 3), dtype=np.uint8)
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(rows.tolist()):  # padding repeats a row; decode it once
+            places.setdefault(row, []).append(place)
+        return pixels, [self._pool.submit(self._load, row, pixels, at) for row, at in places.items()]
 
-    def _load(self, row: int) -> torch.Tensor:
-        return apply_preprocessing(self._stimuli.open(row), self._preprocessing)
+    def _load(self, row: int, pixels: np.ndarray, places: list[int]) -> None:
+        """Decode an image into its places of a batch; copying here keeps the network's threads free."""
+        pixels[places] = apply_preprocessing(self._stimuli.open(row), self._preprocessing).permute(1, 2, 0)
