@@ -8,7 +8,7 @@ integers alone, so that it is the same on every machine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ def make_reducer(
     Raises
     ------
     UnsupportedOutput
-        From the function, when the output has no axis to reduce, or no class token.
+        From the function, when the output has no axis to reduce, no class token, or a map that is smaller than
+        the grid.
     """
     arithmetic = _arithmetic(reduction, prefix_tokens, class_token)
 
@@ -72,11 +73,21 @@ def make_reducer(
                 f"{reduction} cannot be taken of {name}, whose output is {tuple(rows.shape)} with "
                 f"{prefix_tokens} prefix tokens. Possible here: {', '.join(sorted(possible))}."
             )
+        if reduction.kind == "grid":
+            _require_no_finer(reduction, _map(rows, _prefix(rows, prefix_tokens)).shape[2:], name)
         kept = arithmetic(rows.float()).contiguous()
         shared = kept.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
         return kept.clone() if shared else kept
 
     return reduce
+
+
+def _require_no_finer(reduction: Reduction, size: Sequence[int], name: str) -> None:
+    if reduction.size > min(size):
+        raise UnsupportedOutput(
+            f"{reduction} cannot be taken of {name}: its map is {size[0]}×{size[1]}, and a finer grid would only "
+            f"repeat values. Write grid:{min(size)} or less, or none for the map itself."
+        )
 
 
 def _arithmetic(reduction: Reduction, prefix_tokens: int, class_token: bool) -> Reducer:

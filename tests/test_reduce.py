@@ -43,6 +43,15 @@ def test_tokens_leave_the_prefix_out(tokens):
     torch.testing.assert_close(reduced("grid:3", tokens, **known), grid)
 
 
+def test_a_grid_finer_than_the_map_is_refused(maps, tokens):
+    with pytest.raises(UnsupportedOutput, match=r"grid:99 .* map is 6×6.*Write grid:6 or less"):
+        reduced("grid:99", maps)
+    with pytest.raises(UnsupportedOutput, match="map is 3×3"):
+        reduced("grid:4", tokens, prefix_tokens=2)
+    with pytest.raises(UnsupportedOutput, match="map is 2×6"):
+        reduced("grid:3", maps[:, :, :2])
+
+
 def test_a_sequence_before_its_prefix_has_none(rng):
     patches = torch.from_numpy(rng.standard_normal((3, 9, 7), dtype=np.float32))
     torch.testing.assert_close(reduced("mean", patches, prefix_tokens=1), patches.mean(1))
