@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
-from featpipe.errors import ModelError, WeightsUnavailable
+from featpipe.errors import ModelError, UnknownModel, WeightsUnavailable
 from featpipe.spec import Preprocessing, Scalar
 
 State = dict[str, torch.Tensor]
@@ -76,6 +77,19 @@ def construct(zoo: str, name: str, build: Callable[..., Any], **args: Any) -> An
             f"{zoo}:{name} cannot be built with {shown or 'its defaults'}: {type(error).__name__}: {error}. "
             "Check the model arguments."
         ) from error
+
+
+def unknown_model(zoo: str, name: str, known: Sequence[str]) -> UnknownModel:
+    """Return the error for a name that a zoo does not have, with the names that it may have meant."""
+    lower = {other.lower(): other for other in known}
+    spelt = [lower[other] for other in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.75)]
+    longer = [other for key, other in lower.items() if name.lower() in key or key in name.lower()]
+    close = list(dict.fromkeys([*spelt, *longer]))[:5]
+    return UnknownModel(
+        f"{zoo} has no model {name!r}."
+        + (f" Similar: {', '.join(close)}." if close else "")
+        + f" `featpipe models PATTERN --zoo {zoo}` lists them."
+    )
 
 
 def no_pretrained(model: str, tag: str | None, known: Iterable[str]) -> WeightsUnavailable:

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from featpipe.errors import ModelError, UnknownModel
-from featpipe.models._architecture import Architecture, State, Wanted, construct, no_pretrained
+from featpipe.errors import ModelError
+from featpipe.models._architecture import Architecture, State, Wanted, construct, no_pretrained, unknown_model
 from featpipe.models._hub import hub_file, url_file
 from featpipe.models._torchvision import import_torchvision
 from featpipe.models._weights import load_state, read_state
@@ -69,12 +69,7 @@ def _config(name: str) -> dict[str, Any]:
     open_clip = import_open_clip()
     config = open_clip.get_model_config(name)
     if config is None:
-        close = [other for other in open_clip.list_models() if name.lower() in other.lower()][:5]
-        raise UnknownModel(
-            f"open_clip has no model {name!r}."
-            + (f" Similar: {', '.join(close)}." if close else "")
-            + " `featpipe models PATTERN --zoo open_clip` lists them."
-        )
+        raise unknown_model("open_clip", name, open_clip.list_models())
     return dict(config)
 
 

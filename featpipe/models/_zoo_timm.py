@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from featpipe.errors import ModelError, UnknownModel, WeightsUnavailable
-from featpipe.models._architecture import Architecture, Wanted, construct, no_pretrained
+from featpipe.errors import ModelError, WeightsUnavailable
+from featpipe.models._architecture import Architecture, Wanted, construct, no_pretrained, unknown_model
 from featpipe.models._hub import hub_file, url_file
 from featpipe.models._torchvision import import_torchvision
 from featpipe.spec import Preprocessing, Scalar
@@ -76,12 +76,7 @@ def _config(wanted: Wanted) -> Any:
     """Return timm's pretrained configuration of a name and tag."""
     timm = import_timm()
     if not timm.is_model(wanted.name):
-        close = timm.list_models(f"*{wanted.name}*")[:5]
-        raise UnknownModel(
-            f"timm has no model {wanted.name!r}."
-            + (f" Similar: {', '.join(close)}." if close else "")
-            + " `featpipe models PATTERN --zoo timm` lists them."
-        )
+        raise unknown_model("timm", wanted.name, timm.list_models())
     tags = tags_of(wanted.name)
     if wanted.tag and wanted.tag not in tags:
         raise no_pretrained(f"timm:{wanted.name}", wanted.tag, tags)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from featpipe.errors import ModelError, UnknownModel
-from featpipe.models._architecture import Architecture, Wanted, construct, no_pretrained
+from featpipe.errors import ModelError
+from featpipe.models._architecture import Architecture, Wanted, construct, no_pretrained, unknown_model
 from featpipe.models._hub import url_file
 from featpipe.models._torchvision import import_torchvision
 from featpipe.spec import Preprocessing, Scalar
@@ -87,12 +87,7 @@ def _check_name(name: str) -> None:
             f"torchvision:{name} is not a classification network; detection, segmentation, video and "
             "quantised networks take other input. Choose from `featpipe models --zoo torchvision`."
         )
-    close = [other for other in known if name in other or other in name][:5]
-    raise UnknownModel(
-        f"torchvision has no model {name!r}."
-        + (f" Similar: {', '.join(close)}." if close else "")
-        + " `featpipe models --zoo torchvision` lists them."
-    )
+    raise unknown_model("torchvision", name, known)
 
 
 def _weights(wanted: Wanted) -> Any:

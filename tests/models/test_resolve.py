@@ -149,6 +149,10 @@ def test_without_cache_and_network_there_are_three_ways_out(hub, monkeypatch, mo
     [
         ("timm:resnet1", "random:0", UnknownModel, "timm has no model 'resnet1'"),
         ("torchvision:alex", "random:0", UnknownModel, "Similar: alexnet"),
+        ("torchvision:resnet5O", "random:0", UnknownModel, r"Similar: .*\bresnet50\b"),
+        ("timm:resnet5O", "random:0", UnknownModel, r"Similar: .*\bresnet50\b"),
+        ("timm:mobilnetv2_100", "random:0", UnknownModel, "Similar: mobilenetv2_100"),
+        ("open_clip:vit-b32", "random:0", UnknownModel, "Similar: .*ViT-B-32"),
         ("open_clip:ViT-B-33", "random:0", UnknownModel, "open_clip has no model"),
         ("timm:resnet10t.nope", "random:0", WeightsUnavailable, "no set of weights 'nope'.*c3_in1k"),
         ("open_clip:ViT-B-32", "default", WeightsUnavailable, "no single default.*openai"),
