@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -71,6 +72,15 @@ class ModelRef:
     def __str__(self) -> str:
         mark = {"timm": ".", "open_clip": "/"}.get(self.zoo, ".")
         return self.architecture + (f"{mark}{self.tag}" if self.tag else "")
+
+
+def from_anywhere(model: str) -> str:
+    """Return the name of a model with the path of its file, if it has one, made absolute."""
+    zoo, _, name = model.partition(":")
+    path, colon, function = name.rpartition(":") if zoo == "python" else (name, "", "")
+    if zoo in ("python", "local") and os.path.exists(path):
+        return f"{zoo}:{os.path.abspath(path)}{colon}{function}"
+    return model
 
 
 @dataclass(frozen=True, slots=True)

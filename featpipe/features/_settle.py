@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError
-from featpipe.spec import FeatureSpec, ModelRef, Reduction, match_names
+from featpipe.spec import FeatureSpec, ModelRef, Reduction, from_anywhere, match_names
 from featpipe.store import CachedArray, FeatureCache
 
 
@@ -105,7 +105,7 @@ def _matches(array: CachedArray, name: str, value: Any) -> bool:
 
 def _is_model(array: CachedArray, asked: ModelRef) -> bool:
     if asked.zoo == "local":  # keys have the network's name, so a checkpoint is known by what was asked for
-        return bool(array.provenance.get("model_asked") == str(asked))
+        return array.provenance.get("model_asked") in (str(asked), from_anywhere(str(asked)))
     name = asked.architecture
     if asked.zoo == "python":  # a key has the file's name and digest, wherever the file lies
         path, _, function = asked.name.rpartition(":")
@@ -127,7 +127,9 @@ def _listed(value: Any) -> Any:
 
 def _has_label(array: CachedArray, label: str) -> bool:
     """Whether the weights were once asked for, or resolved, under this name."""
-    return label in (array.provenance.get("weights_label"), array.provenance.get("weights_asked"))
+    provenance = array.provenance
+    asked = provenance.get("weights_asked")  # of a file the absolute path
+    return label in (provenance.get("weights_label"), asked) or os.path.abspath(label) == asked
 
 
 _SETTLED = (

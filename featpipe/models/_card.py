@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from featpipe.errors import SpecError
-from featpipe.spec import Preprocessing, Scalar
+from featpipe.models._weights_request import WeightsRequest
+from featpipe.spec import ModelRef, Preprocessing, Scalar, from_anywhere
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class ModelRequest:
         """``image_size`` as (height, width), None when it was left to the network."""
         size = self.image_size
         return (size, size) if isinstance(size, int) else size
+
+    def from_anywhere(self) -> Self:
+        """Return the same request with the paths of its files made absolute."""
+        file = WeightsRequest.parse(self.weights, ModelRef.parse(self.model)).file
+        weights = self.weights if file is None else os.path.abspath(file)
+        return replace(self, model=from_anywhere(self.model), weights=weights)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from featpipe.model_selection import (
 from featpipe.recipes import Recipe
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._summary import summarise, target_names, tidy
+from featpipe.spec import from_anywhere
 from featpipe.store import FeatureCache
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
@@ -316,7 +317,7 @@ def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[s
                 "spec": spec.to_json(),
                 "row_shape": list(shape),
                 "values": math.prod(shape),
-                "model_asked": _from_anywhere(
+                "model_asked": from_anywhere(
                     provenance.get("model_asked") or pipeline[0].model or spec.model
                 ),
                 "weights_asked": provenance.get("weights_asked", ""),
@@ -324,12 +325,3 @@ def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[s
             }
         )
     return records
-
-
-def _from_anywhere(model: str) -> str:
-    """Return the name of a model with the path of its file, if it has one, made absolute."""
-    zoo, _, name = model.partition(":")
-    path, colon, function = name.rpartition(":") if zoo == "python" else (name, "", "")
-    if zoo in ("python", "local") and os.path.exists(path):
-        return f"{zoo}:{os.path.abspath(path)}{colon}{function}"
-    return model
