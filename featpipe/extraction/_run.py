@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -127,9 +128,19 @@ class Run:
             )
             stack.enter_context(images)
             forward = stack.enter_context(self.forward(lacking))
+            self._say_other_batches(lacking)
             forward.settle_batch_size(first_image(self.stimuli, self.card)[None], shard_rows)
             self.device, self.batch_size = device_name(device), forward.batch_size
             self._loop(jobs, pools, images, forward, writer)
+
+    def _say_other_batches(self, lacking: Sequence[Target]) -> None:
+        begun = recorded_means(self.cache, lacking).get("batch_size")
+        if begun and self.means.batch_size not in (None, begun):
+            warnings.warn(
+                f"These arrays were begun with batches of {begun} images, and go on with --batch-size "
+                f"{self.means.batch_size}: their rows may differ in the last bits. Leave it out to go on with {begun}.",
+                stacklevel=2,
+            )
 
     def _loop(
         self,
@@ -159,9 +170,10 @@ class Run:
         computed = len(buffer.job.computed)
         self.n_computed += computed
         self.n_reused += buffer.job.stop - buffer.job.start - computed
+        asked = self.order.model.from_anywhere()
         common = {
-            "model_asked": self.order.model.model,
-            "weights_asked": self.order.model.weights,
+            "model_asked": asked.model,
+            "weights_asked": asked.weights,
             "weights_label": self.card.weights_label,
             "source": self.stimuli.manifest.source,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,11 +185,14 @@ class Run:
 
 
 def recorded_means(cache: FeatureCache, targets: Sequence[Target]) -> dict[str, Any]:
-    """Return batch size and memory format of shards that an earlier run committed, for equal bits."""
+    """Return batch size and memory format of shards that an earlier run computed, for equal bits."""
     there = set(cache.keys())
-    for target in targets:
-        if target.key in there and (provenance := cache.array(target.key).provenance):
-            return {n: provenance[n] for n in ("batch_size", "memory_format") if n in provenance}
+    arrays = [cache.array(target.key) for target in targets if target.key in there]
+    for array in sorted(arrays, key=lambda array: array.complete):  # first those that go on
+        for shard in sorted(array.committed):  # one that was copied or adopted does not say
+            provenance = array.commit(shard)["provenance"]
+            if "batch_size" in provenance:
+                return {name: provenance[name] for name in ("batch_size", "memory_format")}
     return {}
 
 

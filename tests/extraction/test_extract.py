@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from featpipe import CachedFeatures
 from featpipe.errors import BrokenImage, DeviceOutOfMemory, NonFiniteFeatures, SpecError
 from featpipe.extraction import Means, Order, dry_run, extract
 from featpipe.extraction import _run as extraction_module
@@ -86,15 +88,62 @@ def test_a_second_run_builds_no_network(cache, tiny_stimuli, order_of, monkeypat
     assert (done.n_computed, done.n_reused) == (0, 0)
 
 
-def test_batch_size_workers_and_order_do_not_change_a_bit(cache, tmp_path, tiny_stimuli, order_of):
-    stimuli = StimulusSet.from_source(tiny_stimuli)
-    first = rows_of(cache, extract(order_of("head"), stimuli, cache, means=Means(batch_size=8, workers=1)))
+@pytest.fixture
+def threads_of_torch():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_batches_threads_workers_and_order_do_not_change_a_bit(
+    cache, tmp_path, tiny_stimuli, order_of, threads_of_torch, threads
+):
+    stimuli, order = StimulusSet.from_source(tiny_stimuli), order_of("head:mean")
+    threads_of_torch(threads)
+    first = rows_of(cache, extract(order, stimuli, cache, means=Means(batch_size=8, workers=1)))
+    threads_of_torch(2)
     backwards = stimuli.select(reversed(stimuli.ids))
     other = FeatureCache(tmp_path / "other")
-    second = rows_of(
-        other, extract(order_of("head"), backwards, other, means=Means(batch_size=16, workers=3))
-    )
+    second = rows_of(other, extract(order, backwards, other, means=Means(batch_size=16, workers=3)))
     np.testing.assert_array_equal(first, second[::-1])
+
+
+def interrupted(order, stimuli, cache, means):
+    """Extract, and then lose every shard but the first."""
+    (key,) = extract(order, stimuli, cache, means=means).keys
+    for shard in sorted(cache.array(key).committed)[1:]:
+        (cache.array(key).folder / f"commits/{shard}.json").unlink()
+        shutil.rmtree(cache.array(key).shard_folder(shard))
+
+
+def test_a_resumed_run_takes_the_batch_size_of_its_array(cache, tiny_stimuli, order_of):
+    stimuli = StimulusSet.from_source(tiny_stimuli)
+    interrupted(order_of("head"), stimuli, cache, Means(batch_size=16, shard_rows=8))
+    assert extract(order_of("head"), stimuli, cache).batch_size == 16
+
+
+def test_another_batch_size_than_the_arrays_is_said(cache, tiny_stimuli, order_of):
+    stimuli = StimulusSet.from_source(tiny_stimuli)
+    interrupted(order_of("head"), stimuli, cache, Means(batch_size=16, shard_rows=8))
+    with pytest.warns(UserWarning, match="begun with batches of 16 .* --batch-size 8"):
+        assert extract(order_of("head"), stimuli, cache, means=Means(batch_size=8)).batch_size == 8
+
+
+def test_what_was_asked_for_is_recorded_with_absolute_paths(
+    cache, tmp_path, tiny_stimuli, tiny_backbone, monkeypatch
+):
+    stimuli = StimulusSet.from_source(tiny_stimuli)
+    save_file(load(ModelRequest(tiny_backbone, trust=True)).module.state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    request = ModelRequest("python:tiny.py:build", "w.safetensors", trust=True)
+    done = extract(Order(request, (LayerRequest("stem"),)), stimuli, cache)
+    provenance = cache.array(done.keys[0]).provenance
+    assert provenance["model_asked"] == f"python:{tmp_path}/tiny.py:build"
+    assert provenance["weights_asked"] == f"{tmp_path}/w.safetensors"
+    assert CachedFeatures(cache.root, weights="w.safetensors").fit(stimuli.ids).specs_ == [
+        done.targets[0].spec
+    ]
 
 
 def test_rows_of_other_sets_are_copied_not_computed(cache, tiny_stimuli, order_of):
