@@ -107,7 +107,8 @@ def predict_command(
         predictions = predict(
             folder, stimuli, cache=cache, weights=weights, means=means, progress=progress, trust=trust
         )
-    write_predictions(out, stimuli.ids, predictions, folder.target_names())
+    trained = folder.trained_on(stimuli.sha256)
+    write_predictions(out, stimuli.ids, predictions, folder.target_names(), in_training=trained)
     if as_json:
         say_json({"out": out, "n_stimuli": len(stimuli), "n_targets": len(folder.target_names())})
         return

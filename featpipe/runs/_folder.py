@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
@@ -144,6 +145,14 @@ class RunFolder:
     def target_names(self) -> list[str]:
         """Return the name of each target that the pipeline predicts, in order."""
         return [str(name) for name in self.read_json("run.json")["targets"]]
+
+    def trained_on(self, digests: Sequence[str]) -> np.ndarray:
+        """Say which images, by digest, the saved pipeline was fitted on: ndarray of bool, shape (n_stimuli,)."""
+        path = self.path / "training.csv"
+        if not path.is_file():
+            raise RecipeError(f"{self.path} has no training.csv; the run folder is damaged.")
+        trained = set(pd.read_csv(path, dtype=str)["sha256"])
+        return np.array([digest in trained for digest in digests], dtype=bool)
 
     def _replace(self, name: str, content: bytes) -> None:
         self.path.mkdir(parents=True, exist_ok=True)

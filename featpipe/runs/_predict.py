@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -157,12 +158,27 @@ def _difference(wanted: Sequence[FeatureSpec], got: Sequence[FeatureSpec]) -> st
 
 
 def write_predictions(
-    path: str | Path, ids: Sequence[str], predictions: np.ndarray, targets: Sequence[str]
+    path: str | Path,
+    ids: Sequence[str],
+    predictions: np.ndarray,
+    targets: Sequence[str],
+    *,
+    in_training: np.ndarray | None = None,
 ) -> None:
-    """Write predictions with their ids inside.
+    """Write predictions with their ids inside, whole or not at all.
 
     ``.npz`` and ``.mat`` hold ``ids``, ``targets`` and ``predictions`` (n_stimuli, n_targets); ``.npy`` is a
     structured array with the fields ``id`` and ``prediction``; ``.csv`` has a column ``id`` and one a target.
+    Each also holds ``in_training`` where it is given.
+
+    Parameters
+    ----------
+    path : path
+    ids : sequence of str, length n_stimuli
+    predictions : array of shape (n_stimuli, n_targets) or (n_stimuli,)
+    targets : sequence of str, length n_targets
+    in_training : array of bool, shape (n_stimuli,), optional
+        Images that the model was fitted on: `score` refuses them.
 
     Raises
     ------
@@ -173,19 +189,55 @@ def write_predictions(
     check_format(out)
     values = np.asarray(predictions, dtype=np.float32)
     values = values[:, None] if values.ndim == 1 else values
-    names, columns = np.asarray(ids, dtype=str), np.asarray(targets, dtype=str)
+    seen = {} if in_training is None else {_SEEN: np.asarray(in_training, dtype=bool)}
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".npz":
-        np.savez(out, ids=names, targets=columns, predictions=values)
-    elif out.suffix == ".mat":
-        cells = {"ids": names.astype(object), "targets": columns.astype(object), "predictions": values}
-        scipy.io.savemat(out, cells, do_compression=True)
-    elif out.suffix == ".npy":
-        table = np.empty(len(names), dtype=[("id", names.dtype), ("prediction", "<f4", values.shape[1:])])
-        table["id"], table["prediction"] = names, values
-        np.save(out, table)
-    else:
-        pd.DataFrame(values, columns=columns).assign(id=names)[["id", *columns]].to_csv(out, index=False)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        with part.open("wb") as file:
+            _WRITERS[out.suffix](
+                file, np.asarray(ids, dtype=str), np.asarray(targets, dtype=str), values, seen
+            )
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+_SEEN = "in_training"
+_Seen = Mapping[str, np.ndarray]
+
+
+def _write_npz(
+    file: IO[bytes], ids: np.ndarray, targets: np.ndarray, values: np.ndarray, seen: _Seen
+) -> None:
+    np.savez(file, allow_pickle=False, ids=ids, targets=targets, predictions=values, **seen)
+
+
+def _write_mat(
+    file: IO[bytes], ids: np.ndarray, targets: np.ndarray, values: np.ndarray, seen: _Seen
+) -> None:
+    cells = {"ids": ids.astype(object), "targets": targets.astype(object), "predictions": values, **seen}
+    scipy.io.savemat(file, cells, do_compression=True)
+
+
+def _write_npy(
+    file: IO[bytes], ids: np.ndarray, targets: np.ndarray, values: np.ndarray, seen: _Seen
+) -> None:
+    flags = [(name, flag.dtype) for name, flag in seen.items()]
+    table = np.empty(len(ids), dtype=[("id", ids.dtype), *flags, ("prediction", "<f4", values.shape[1:])])
+    table["id"], table["prediction"] = ids, values
+    for name, flag in seen.items():
+        table[name] = flag
+    np.save(file, table)
+
+
+def _write_csv(
+    file: IO[bytes], ids: np.ndarray, targets: np.ndarray, values: np.ndarray, seen: _Seen
+) -> None:
+    front = pd.DataFrame({"id": ids, **{name: flag.astype(int) for name, flag in seen.items()}})
+    pd.concat([front, pd.DataFrame(values, columns=targets)], axis=1).to_csv(file, index=False)
+
+
+_WRITERS = {".npz": _write_npz, ".npy": _write_npy, ".mat": _write_mat, ".csv": _write_csv}
 
 
 def check_format(path: Path) -> None:
@@ -194,8 +246,24 @@ def check_format(path: Path) -> None:
         raise RequestError(f"Predictions are written as {', '.join(FORMATS)}, not {path.name!r}.")
 
 
-def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read what `write_predictions` wrote: ids (n_stimuli,) and predictions (n_stimuli, n_targets).
+class Predictions(NamedTuple):
+    """What a file of predictions holds.
+
+    Parameters
+    ----------
+    ids : ndarray of str, shape (n_stimuli,)
+    values : ndarray of shape (n_stimuli, n_targets), float32
+    in_training : ndarray of bool, shape (n_stimuli,), or None where the file does not say
+        Images that the model was fitted on.
+    """
+
+    ids: np.ndarray
+    values: np.ndarray
+    in_training: np.ndarray | None
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Read what `write_predictions` wrote.
 
     Raises
     ------
@@ -222,24 +290,29 @@ _UNREADABLE = (
 )
 
 
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_npz(path: Path) -> Predictions:
     with np.load(path, allow_pickle=False) as data:
-        return data["ids"], data["predictions"]
+        seen = data[_SEEN].astype(bool) if _SEEN in data else None
+        return Predictions(data["ids"], data["predictions"], seen)
 
 
-def _read_npy(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_npy(path: Path) -> Predictions:
     table = np.load(path, allow_pickle=False)
-    return table["id"], table["prediction"]
+    seen = table[_SEEN] if _SEEN in (table.dtype.names or ()) else None
+    return Predictions(table["id"], table["prediction"], seen)
 
 
-def _read_mat(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_mat(path: Path) -> Predictions:
     data = scipy.io.loadmat(path)
-    return np.array([str(cell[0]) for cell in data["ids"].ravel()]), data["predictions"]
+    seen = data[_SEEN].ravel().astype(bool) if _SEEN in data else None
+    return Predictions(np.array([str(cell[0]) for cell in data["ids"].ravel()]), data["predictions"], seen)
 
 
-def _read_csv(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_csv(path: Path) -> Predictions:
     table = pd.read_csv(path, dtype={"id": str})
-    return table.pop("id").to_numpy(dtype=str), table.to_numpy(dtype=np.float32)
+    ids = table.pop("id").to_numpy(dtype=str)
+    seen = table.pop(_SEEN).to_numpy(dtype=bool) if _SEEN in table else None
+    return Predictions(ids, table.to_numpy(dtype=np.float32), seen)
 
 
 _READERS = {".npz": _read_npz, ".npy": _read_npy, ".mat": _read_mat, ".csv": _read_csv}

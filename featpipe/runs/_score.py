@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from featpipe.datasets import Dataset, load_dataset, parse_data
 from featpipe.errors import RecipeError, RequestError
 from featpipe.extraction import Means, Progress
-from featpipe.metrics import METRICS
+from featpipe.metrics import METRICS, is_constant
 from featpipe.runs._folder import RunFolder
-from featpipe.runs._predict import predict, read_predictions
+from featpipe.runs._predict import Predictions, predict, read_predictions
 from featpipe.runs._summary import summarise
 
 
@@ -30,7 +29,8 @@ def score(
 ) -> dict[str, Any]:
     """Score a run folder or a file of predictions on a dataset.
 
-    Of data with splits the test split is scored. A run refuses images that its pipeline was fitted on.
+    Of data with splits the test split is scored. Images that the pipeline was fitted on are refused, also in
+    a file of predictions that `featpipe predict` made.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def score(
         subject, target = subject or recorded["subject"], target or recorded["target"]
     dataset = _held_out(data, subject, target)
     if run is None:
-        predictions = _aligned(*read_predictions(source), dataset)
+        predictions = _aligned(read_predictions(source), dataset)
     else:
         _refuse_training_images(run, dataset)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
@@ -85,7 +85,7 @@ def _scores(dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
         )
     scores = {name: metric(dataset.responses, predictions)[None] for name, metric in METRICS.items()}
     summary = summarise(scores, dataset)
-    constant = int(np.count_nonzero(np.ptp(predictions, axis=0) == 0))
+    constant = int(is_constant(predictions).sum())
     return summary | {
         "n_stimuli": dataset.n_stimuli,
         "n_targets": dataset.n_targets,
@@ -94,10 +94,10 @@ def _scores(dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _aligned(ids: np.ndarray, predictions: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Return predictions in the dataset's order, joined by id."""
-    row = {str(name): position for position, name in enumerate(ids)}
-    if len(row) != len(ids):
+def _aligned(read: Predictions, dataset: Dataset) -> np.ndarray:
+    """Return predictions in the dataset's order, joined by id; refuse those of training images."""
+    row = {str(name): position for position, name in enumerate(read.ids)}
+    if len(row) != len(read.ids):
         raise RequestError("The file of predictions has an id twice; each stimulus must be predicted once.")
     missing = [name for name in dataset.ids.tolist() if name not in row]
     if missing:
@@ -105,15 +105,20 @@ def _aligned(ids: np.ndarray, predictions: np.ndarray, dataset: Dataset) -> np.n
             f"{len(missing)} of {dataset.n_stimuli} stimuli of {dataset.name!r} have no prediction, "
             f"first {missing[0]!r}. Predict the images that are scored."
         )
-    return predictions[[row[name] for name in dataset.ids.tolist()]]
+    rows = np.array([row[name] for name in dataset.ids.tolist()])
+    if read.in_training is not None:
+        _refuse_seen(dataset, read.in_training[rows], "the run that made these predictions")
+    return read.values[rows]
 
 
 def _refuse_training_images(run: RunFolder, dataset: Dataset) -> None:
-    trained = set(pd.read_csv(run.path / "training.csv", dtype=str)["sha256"])
-    seen = [str(name) for name, sha in zip(dataset.ids, dataset.digests, strict=True) if sha in trained]
-    if seen:
+    _refuse_seen(dataset, run.trained_on(dataset.digests.tolist()), str(run.path))
+
+
+def _refuse_seen(dataset: Dataset, seen: np.ndarray, run: str) -> None:
+    if seen.any():
         raise RecipeError(
-            f"{len(seen)} of {dataset.n_stimuli} images were in the training set of {run.path}, first {seen[0]!r}: "
-            "their score would say nothing. summary.json has the cross-validated score; score new images, or data "
-            "with a test split."
+            f"{seen.sum()} of {dataset.n_stimuli} images were in the training set of {run}, first "
+            f"{str(dataset.ids[seen][0])!r}: their score would say nothing. summary.json of the run has the "
+            "cross-validated score; score new images, or data with a test split."
         )

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.preprocessing import FunctionTransformer
 
+from featpipe.cli import main
 from featpipe.datasets import load_dataset
 from featpipe.errors import RecipeError, RequestError
 from featpipe.recipes import load_recipe
@@ -77,10 +78,28 @@ def test_formats_go_round(rng, tmp_path, ending, n_targets):
     ids = ["092/ïmage_1", "007", "image_10"]
     values = rng.standard_normal((3, n_targets)).astype(np.float32)
     names = [f"lh.V1v.{number}" for number in range(n_targets)]
-    write_predictions(tmp_path / f"out{ending}", ids, values, names)
-    there, read = read_predictions(tmp_path / f"out{ending}")
-    assert there.tolist() == ids
-    np.testing.assert_allclose(read, values, rtol=1e-6)
+    for seen in (None, np.array([True, False, True])):
+        write_predictions(tmp_path / f"out{ending}", ids, values, names, in_training=seen)
+        read = read_predictions(tmp_path / f"out{ending}")
+        assert read.ids.tolist() == ids
+        np.testing.assert_allclose(read.values, values, rtol=1e-6)
+        np.testing.assert_array_equal(read.in_training, seen)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".npy", ".mat", ".csv"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, ending):
+    out = tmp_path / f"out{ending}"
+    write_predictions(out, ["a"], np.ones((1, 2)), ["s", "t"])
+    before = out.read_bytes()
+    monkeypatch.setattr("featpipe.runs._predict.os.replace", _fail)
+    with pytest.raises(OSError, match="no space"):
+        write_predictions(out, ["a"], np.zeros((1, 2)), ["s", "t"])
+    assert out.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def _fail(*paths):
+    raise OSError("no space")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +131,19 @@ def test_score_refuses_training_images_under_other_ids(plain, root, tmp_path):
         image.rename(image.with_name(f"other_{image.name}"))
     with pytest.raises(RecipeError, match="48 of 48 images were in the training set"):
         score(str(plain.path), f"table:{data}")
+
+
+def test_score_refuses_predictions_of_training_images(plain, split, root, tmp_path):
+    for name, run in (("plain", plain), ("split", split)):
+        out = tmp_path / f"{name}.csv"
+        words = ["predict", str(run.path), "--images", f"table:{root / name}", "--out", str(out), "--json"]
+        with pytest.raises(SystemExit, match="0"):
+            main(words)
+    with pytest.raises(RecipeError, match="48 of 48 images were in the training set of the run that made"):
+        score(str(tmp_path / "plain.csv"), f"table:{root / 'plain'}")
+    assert (
+        score(str(tmp_path / "split.csv"), f"table:{root / 'split'}")["n_stimuli"] == 10
+    )  # not those of train
 
 
 def test_score_takes_the_test_split(split, root):
