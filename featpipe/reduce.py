@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from featpipe.errors import UnsupportedOutput
 from featpipe.spec import Reduction
 
-REDUCTION_VERSIONS = {"none": 1, "mean": 1, "max": 1, "cls": 1, "grid": 1, "srp": 1}
-
 Reducer = Callable[[torch.Tensor], torch.Tensor]
 
 _GRIDS = {"none", "mean", "max", "grid", "srp"}

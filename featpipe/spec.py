@@ -22,6 +22,7 @@ FORMAT = 1
 ZOOS = ("timm", "open_clip", "torchvision", "local", "python", "imported")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 STORE_DTYPES = ("float32", "float16")
+REDUCTION_VERSIONS = {"none": 1, "mean": 1, "max": 1, "cls": 1, "grid": 1, "srp": 1}  # of their arithmetic
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 Scalar = str | int | float | bool | None

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from featpipe.errors import UnsupportedOutput
-from featpipe.reduce import REDUCTION_VERSIONS, SparseProjection, dims, make_reducer, sparse_signs
-from featpipe.spec import Reduction
+from featpipe.reduce import SparseProjection, dims, make_reducer, sparse_signs
+from featpipe.spec import REDUCTION_VERSIONS, Reduction
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def extract_command(
     as_json: Json = False,
 ) -> None:
     """Write the features of layers to the cache, in one pass, going on where an earlier run stopped."""
-    from featpipe.extraction import Means, dry_run, extract
+    from featpipe.extraction import Means, extract
     from featpipe.store import FeatureCache
 
     means = Means(device, batch_size(size), workers, codec, shard_rows)
@@ -147,6 +147,8 @@ def extract_command(
     stimuli = open_stimuli(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
     if dry:
+        from featpipe.extraction import dry_run  # torch, which a run with nothing to do does without
+
         _say_dry_run(dry_run(order, stimuli, store, means=means), as_json)
         return
     with showing_progress("extract", quiet=as_json) as progress:

@@ -13,7 +13,7 @@ from featpipe.extraction._allocator import keeping_freed_memory
 from featpipe.extraction._forward import choose_device
 from featpipe.extraction._images import ImageBatches, default_workers, padded
 from featpipe.extraction._order import DryRun, Means, Order
-from featpipe.extraction._plan import Pool, missing_shards, targets_of
+from featpipe.extraction._plan import Pool, known_shard_rows, missing_shards, targets_of
 from featpipe.extraction._run import Run, device_name, first_image, shape_bytes
 from featpipe.models import resolve
 from featpipe.stimuli import StimulusSet
@@ -33,7 +33,7 @@ def dry_run(order: Order, stimuli: StimulusSet, cache: FeatureCache, *, means: M
     pools = {target: Pool(cache, target, stimuli.manifest) for target in targets}
     with keeping_freed_memory():
         shapes = run.row_shapes(pools)
-        shard_rows = run.known_shard_rows() or means.shard_rows or run.shard_rows(shapes)
+        shard_rows = known_shard_rows(cache, stimuli.digest) or means.shard_rows or run.shard_rows(shapes)
         seconds, batch_size = _time_of_a_batch(run, shard_rows)
     lacks = missing_shards(cache, targets, math.ceil(len(stimuli) / shard_rows))
     per_row = tuple(shape_bytes(shape, target) for shape, target in zip(shapes, targets, strict=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 
 from featpipe.extraction._allocator import keeping_freed_memory
 from featpipe.extraction._order import Extraction, Means, Order, Progress
-from featpipe.extraction._plan import targets_of
-from featpipe.extraction._run import Run
+from featpipe.extraction._plan import known_shard_rows, missing_shards, targets_of
 from featpipe.models import resolve
 from featpipe.stimuli import StimulusSet
 from featpipe.store import FeatureCache
@@ -26,7 +27,7 @@ def extract(
 
     All layers come from one forward pass, which ends at the deepest one that is missing. Rows that the
     cache holds for the same image bytes under the same features are copied. When nothing is missing no
-    network is built.
+    network is built, and torch is not imported.
 
     Parameters
     ----------
@@ -51,17 +52,21 @@ def extract(
     means = means or Means()
     card = resolve(order.model, rehash=rehash)
     targets = targets_of(order, card, stimuli.digest)
-    run = Run(order, stimuli, cache, means, card, targets, progress)
-    with keeping_freed_memory():
-        run.work()
-    return Extraction(
-        card=card,
-        stimuli=stimuli.digest,
-        targets=tuple(targets),
-        n_stimuli=len(stimuli),
-        n_computed=run.n_computed,
-        n_reused=run.n_reused,
-        seconds=time.perf_counter() - began,
-        device=run.device,
-        batch_size=run.batch_size,
+    done = Extraction(
+        card, stimuli.digest, tuple(targets), len(stimuli), n_computed=0, n_reused=0, seconds=0.0
     )
+    shard_rows = known_shard_rows(cache, stimuli.digest)
+    if shard_rows is None or missing_shards(cache, targets, math.ceil(len(stimuli) / shard_rows)):
+        from featpipe.extraction._run import Run  # torch, only where something is missing
+
+        run = Run(order, stimuli, cache, means, card, targets, progress)
+        with keeping_freed_memory():
+            run.work()
+        done = replace(
+            done,
+            n_computed=run.n_computed,
+            n_reused=run.n_reused,
+            device=run.device,
+            batch_size=run.batch_size,
+        )
+    return replace(done, seconds=time.perf_counter() - began)

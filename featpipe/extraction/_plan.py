@@ -9,9 +9,8 @@ import numpy as np
 
 from featpipe.extraction._order import Order, Target
 from featpipe.models import ModelCard, match_layers
-from featpipe.reduce import REDUCTION_VERSIONS
 from featpipe.remembered import file_digest
-from featpipe.spec import FeatureSpec
+from featpipe.spec import REDUCTION_VERSIONS, FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache
 
@@ -59,6 +58,13 @@ def targets_of(order: Order, card: ModelCard, stimuli_digest: str) -> list[Targe
             key = spec.key(stimuli_digest)
             targets[key] = Target(spec, key, card.layers.index(layer), call is not None)
     return sorted(targets.values(), key=lambda target: target.layer_order)
+
+
+def known_shard_rows(cache: FeatureCache, stimuli_digest: str) -> int | None:
+    """Return the rows a shard of a stimulus set if the cache has it: they hold once and for all."""
+    if stimuli_digest in cache.stimuli_digests():
+        return cache.stimuli(stimuli_digest).shard_rows
+    return None
 
 
 def missing_shards(cache: FeatureCache, targets: Sequence[Target], n_shards: int) -> dict[Target, list[int]]:

@@ -19,7 +19,7 @@ from featpipe.extraction._forward import Forward, choose_device
 from featpipe.extraction._images import ImageBatches, default_workers, padded
 from featpipe.extraction._order import LEAST_BATCH, Means, Order, Progress, Target
 from featpipe.extraction._passes import forward_passes, in_batches, one_behind, put_parts
-from featpipe.extraction._plan import Pool, ShardJob, missing_shards, shard_jobs
+from featpipe.extraction._plan import Pool, ShardJob, known_shard_rows, missing_shards, shard_jobs
 from featpipe.extraction._shards import ShardBuffer, ShardWriter
 from featpipe.models import Backbone, ModelCard, describe, load
 from featpipe.stimuli import StimulusSet
@@ -51,15 +51,14 @@ class Run:
         self._forward: Forward | None = None
 
     def work(self) -> None:
-        """Do all that is missing; nothing is built or read where nothing is."""
-        shard_rows = self.known_shard_rows()
-        if shard_rows is not None and not self._lacks(shard_rows):
-            return
+        """Do all that is missing; a network is built only where rows cannot be copied."""
         pools = {target: Pool(self.cache, target, self.stimuli.manifest) for target in self.targets}
-        shard_rows = shard_rows or self.means.shard_rows or self.shard_rows(self.row_shapes(pools))
-        lacks = self._lacks(shard_rows)
+        known = known_shard_rows(self.cache, self.stimuli.digest)
+        wanted = known or self.means.shard_rows or self.shard_rows(self.row_shapes(pools))
+        # Another run may have added the set a moment ago, with shards of another size: the first one decides.
+        shard_rows = self.cache.add_stimuli(self.stimuli.manifest, shard_rows=wanted).shard_rows
+        lacks = missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows))
         jobs = list(shard_jobs(lacks, pools, n_stimuli=len(self.stimuli), shard_rows=shard_rows))
-        self.cache.add_stimuli(self.stimuli.manifest, shard_rows=shard_rows)
         self.dims = {target: pool.arrays[0].dims for target, pool in pools.items() if pool.arrays}
         with ShardWriter(self.cache, self.stimuli.manifest, self.means.codec, self.dims) as writer:
             if any(len(job.computed) for job in jobs):
@@ -67,15 +66,6 @@ class Run:
             else:
                 for job in jobs:
                     self._finish(ShardBuffer(job, pools), writer, how={})
-
-    def known_shard_rows(self) -> int | None:
-        """Return the rows a shard of this stimulus set if the cache has it: they hold once and for all."""
-        if self.stimuli.digest in self.cache.stimuli_digests():
-            return self.cache.stimuli(self.stimuli.digest).shard_rows
-        return None
-
-    def _lacks(self, shard_rows: int) -> dict[Target, list[int]]:
-        return missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows))
 
     def shard_rows(self, row_shapes: Sequence[tuple[int, ...]]) -> int:
         """Return the rows a shard of a new stimulus set: fewer the larger its layers are."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -86,6 +88,28 @@ def test_a_second_run_builds_no_network(cache, tiny_stimuli, order_of, monkeypat
     monkeypatch.setattr(extraction_module, "load", lambda *_: pytest.fail("a network was built"))
     done = extract(order_of("stem:mean"), stimuli, cache)
     assert (done.n_computed, done.n_reused) == (0, 0)
+
+
+def test_a_run_with_nothing_to_do_does_without_torch(cache, tiny_stimuli):
+    """Importing it is what such a run would spend its time on."""
+    words = ["extract", "--model", "timm:test_resnet", "--weights", "random:0", "--layers", "layer1:mean"]
+    words += ["--images", str(tiny_stimuli), "--cache", str(cache.root)]
+    code = "import sys; from featpipe.cli import main; sys.argv = ['featpipe', *sys.argv[1:]]\n"
+    code += "try: main()\nexcept SystemExit: print('torch' in sys.modules)"
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+        )
+    assert "Nothing to do" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_a_set_that_another_run_adds_meanwhile_keeps_its_shards(cache, tiny_stimuli, order_of, monkeypatch):
+    stimuli = StimulusSet.from_source(tiny_stimuli)
+    first = extract(order_of("stem:mean"), stimuli, cache, means=Means(shard_rows=8))
+    monkeypatch.setattr(extraction_module, "known_shard_rows", lambda *_: None)
+    second = extract(order_of("head"), stimuli, cache, means=Means(shard_rows=16))
+    assert {cache.array(key).shard_rows for key in (*first.keys, *second.keys)} == {8}
 
 
 @pytest.fixture
