@@ -50,7 +50,7 @@ def writing(path: Path) -> Iterator[None]:
 def staging(root: Path) -> Iterator[Path]:
     """Give a private folder below ``CACHE/tmp``, gone at the end with all that was left in it."""
     folder = root / "tmp" / secrets.token_hex(16)
-    with writing(folder):
+    with writing(root):
         make_folders(folder.parent)
         folder.mkdir()
         try:
