@@ -18,7 +18,7 @@ from featpipe.errors import RequestError
 from featpipe.metrics import Moments, moments
 from featpipe.model_selection._evaluation import Evaluation
 from featpipe.model_selection._routing import routed, take
-from featpipe.model_selection._scorers import Metric, get_metrics
+from featpipe.model_selection._scorers import Metric, get_metrics, score_targets
 from featpipe.model_selection._splitters import make_cv
 
 _SHOWN = 3  # ids that an error names
@@ -163,9 +163,7 @@ def _fold(task: _Task, X, Y, train: np.ndarray, test: np.ndarray) -> _Fold:
         prediction = estimator.predict(_rows(X, test))
     response = Y[test, ...]
     weight = {} if task.weight is None else {"sample_weight": task.weight[test]}
-    scores = {
-        name: np.atleast_1d(metric(response, prediction, **weight)) for name, metric in task.metrics.items()
-    }
+    scores = score_targets(task.metrics, response, prediction, **weight)
     numeric = isinstance(prediction, np.ndarray) and hasattr(response, "__array__")
     keep_prediction, keep_estimator = task.keep
     return _Fold(

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from featpipe.errors import RequestError
+from featpipe.model_selection._scorers import mean_over_folds
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +19,7 @@ class Evaluation:
     Parameters
     ----------
     scores : dict of str to ndarray of shape (n_folds, n_targets)
-        By metric.
+        By metric; NaN where a fold holds fewer than two responses of a target. Such folds are left out of means.
     target_names : tuple of length n_targets
     test_ids : tuple of ndarray
         Ids (or row numbers, where X was a matrix) that each fold scored.
@@ -55,12 +56,12 @@ class Evaluation:
 
     def mean(self) -> pd.DataFrame:
         """Return the mean over folds: one row per target, one column per metric."""
-        means = {metric: values.mean(axis=0) for metric, values in self.scores.items()}
+        means = {metric: mean_over_folds(values) for metric, values in self.scores.items()}
         return pd.DataFrame(means, index=pd.Index(self.target_names, name="target"))
 
     def overall(self, metric: str) -> float:
         """Return the mean over targets of the mean over folds."""
-        return float(self.fold_scores(metric).mean(axis=0).mean())
+        return float(np.nanmean(mean_over_folds(self.fold_scores(metric))))
 
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy table with columns target, fold, metric, value."""

@@ -28,6 +28,48 @@ def mean_r2(y_true, y_pred) -> float:
 _MEANS = {"pearson_r": mean_pearson_r, "r2": mean_r2}
 
 
+def score_targets(metrics: Mapping[str, Metric], y_true, y_pred, **weight) -> dict[str, np.ndarray]:
+    """Return every metric for every target, NaN for targets with fewer than two responses here.
+
+    A target that was not measured on the held-out stimuli of a fold has no score there. Zero would count it as
+    one that cannot be predicted.
+
+    Parameters
+    ----------
+    metrics : mapping of name to function, see `get_metrics`
+    y_true : array of shape (n_stimuli, n_targets) or (n_stimuli,), or an object that only the metrics know
+    y_pred : of the same kind
+    **weight : ``sample_weight``, where the scores are weighted
+
+    Returns
+    -------
+    dict of name to ndarray of shape (n_targets,)
+    """
+    scores = {name: np.atleast_1d(metric(y_true, y_pred, **weight)) for name, metric in metrics.items()}
+    if not hasattr(y_true, "__array__"):
+        return scores
+    measured = np.atleast_1d((~np.isnan(np.asarray(y_true, dtype=np.float64))).sum(axis=0))
+    return {name: np.where(measured < 2, np.nan, values) for name, values in scores.items()}
+
+
+def mean_over_folds(scores: np.ndarray) -> np.ndarray:
+    """Return the mean over the folds in which a target has a score.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_folds, n_targets)
+
+    Returns
+    -------
+    mean : ndarray of shape (n_targets,)
+        NaN where no fold has one.
+    """
+    known = ~np.isnan(scores)
+    counts = known.sum(axis=0)
+    total = np.where(known, scores, 0.0).sum(axis=0)
+    return np.divide(total, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+
+
 def own_score(estimator, X, y) -> float:
     """Return the estimator's own score: the default of a search, unweighted."""
     with sklearn.config_context(enable_metadata_routing=False):  # Pipeline.score would route weights of None

@@ -143,6 +143,20 @@ def test_missing_trials_and_constant_targets_are_scored_and_counted(study):
     np.testing.assert_array_equal(found.constant_predictions, [1, 1, 1])
 
 
+def test_a_fold_without_responses_of_a_target_is_left_out_of_its_mean(study):
+    ids, table, Y = study
+    folds = list(KFold(3).split(ids))
+    Y = Y.copy()
+    before = evaluate(_pipeline(table), ids, Y, cv=folds).fold_scores("pearson_r")
+    Y[folds[0][1], 1] = np.nan
+    found = evaluate(_pipeline(table), ids, Y, cv=folds)
+    scores = found.fold_scores("pearson_r")
+    assert np.isnan(scores[0, 1])
+    np.testing.assert_allclose(scores[0, 0], before[0, 0], atol=1e-6)
+    assert found.mean()["pearson_r"][1] == pytest.approx(scores[1:, 1].mean())
+    assert found.overall("pearson_r") == pytest.approx(found.mean()["pearson_r"].mean())
+
+
 def test_groups_and_weights_arrive_sliced(study):
     ids, _, Y = study
     groups, weight = np.repeat(np.arange(20), 3), np.arange(60.0)
