@@ -137,13 +137,13 @@ def _simulated(stimuli: StimulusSet, cache: str, seed: int) -> tuple[np.ndarray,
 
 def score_table(summary: dict) -> str:
     """Return the scores per ROI and hemisphere beside the known ceilings, as text."""
-    scores, ceiling = summary["scores"], summary["noise_ceiling"]
+    scores, of_r, ceiling = summary["scores"], summary["noise_ceiling_r"], summary["noise_ceiling"]
     lines = ["   group         r   its ceiling        R²   its ceiling    R² of ceiling"]
     names = ["overall", *scores["r2"]["groups"]]
     for name in [*names[1:], names[0]]:
-        r, r2, nc, part = (
+        r, root, r2, nc, part = (
             table["overall"] if name == "overall" else table["groups"][name]
-            for table in (scores["pearson_r"], scores["r2"], ceiling, scores["noise_normalized_r2"])
+            for table in (scores["pearson_r"], of_r, scores["r2"], ceiling, scores["noise_normalized_r2"])
         )
-        lines.append(f"   {name:<9} {r:6.3f}  {nc**0.5:12.3f}  {r2:8.3f}  {nc:12.3f}  {100 * part:14.0f} %")
+        lines.append(f"   {name:<9} {r:6.3f}  {root:12.3f}  {r2:8.3f}  {nc:12.3f}  {100 * part:14.0f} %")
     return "\n".join(lines)

@@ -88,11 +88,9 @@ def _draw_group(axes: Axes, run: Run, group: str, height: float, colour: str) ->
 
 
 def ceiling_of(run: Run, group: str | None) -> float | None:
-    """The ceiling in units of the main metric: its square root for correlations; None for other metrics."""
-    ceiling = run.ceiling(group)
-    if ceiling is None or run.main_metric not in ("pearson_r", "r2"):
-        return None
-    return float(np.sqrt(ceiling)) if run.main_metric == "pearson_r" else ceiling
+    """The ceiling in units of the main metric; None for other metrics than r and R²."""
+    read = {"pearson_r": run.ceiling_of_r, "r2": run.ceiling}.get(run.main_metric)
+    return None if read is None else read(group)
 
 
 def _bins(values: np.ndarray) -> Sequence[float]:

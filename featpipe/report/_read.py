@@ -78,6 +78,10 @@ class Run:
         """Mean noise ceiling (share of variance that can be explained), overall or of one group."""
         return _pick(self.summary.get("noise_ceiling") or {}, group)
 
+    def ceiling_of_r(self, group: str | None = None) -> float | None:
+        """Mean noise ceiling of a correlation (root per target, then the mean), overall or of one group."""
+        return _pick(self.summary.get("noise_ceiling_r") or {}, group)
+
     def values(self, metric: str, group: str | None = None) -> np.ndarray:
         """A metric's finite values per target, overall or of one group."""
         if metric not in self.per_target:

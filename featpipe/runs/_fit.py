@@ -245,13 +245,14 @@ def _write(
     final: Pipeline,
     rows: np.ndarray,
 ) -> None:
-    summary = summarise(evaluation.scores, dataset)
+    summary = summarise(evaluation.scores, dataset, pooled_r=evaluation.pooled_r)
     summary |= {
         "n_stimuli": dataset.n_stimuli,
         "n_targets": dataset.n_targets,
         "n_folds": evaluation.n_folds,
         "cv": cv,
         "constant_predictions": int(evaluation.constant_predictions.sum()),
+        "constant_responses": int(evaluation.constant_responses.sum()),
     }
     folder.write_csv("scores.csv", tidy(evaluation.scores, dataset))
     training = pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]})

@@ -106,8 +106,8 @@ class RunFolder:
             ) from error
 
     def write_csv(self, name: str, table: pd.DataFrame) -> None:
-        """Write a table, whole or not at all."""
-        self._replace(name, table.to_csv(index=False).encode())
+        """Write a table, whole or not at all; numbers with the seven digits of float32."""
+        self._replace(name, table.to_csv(index=False, float_format="%.7g").encode())
 
     def write_pipeline(self, pipeline: Pipeline) -> None:
         """Save the fitted pipeline so that loading it executes no code."""

@@ -11,6 +11,7 @@ from featpipe.datasets import Dataset, load_dataset, parse_data
 from featpipe.errors import RecipeError, RequestError
 from featpipe.extraction import Means, Progress
 from featpipe.metrics import METRICS, is_constant
+from featpipe.model_selection import score_targets
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import Predictions, predict, read_predictions
 from featpipe.runs._summary import summarise
@@ -83,14 +84,15 @@ def _scores(dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
             f"Predictions have {predictions.shape[1]} targets, {dataset.name!r} has {dataset.n_targets}. "
             "Score them on the subject and target that they were made for (--subject, --target)."
         )
-    scores = {name: metric(dataset.responses, predictions)[None] for name, metric in METRICS.items()}
+    found = score_targets(METRICS, dataset.responses, predictions)
+    scores = {name: values[None] for name, values in found.items()}
     summary = summarise(scores, dataset)
-    constant = int(is_constant(predictions).sum())
     return summary | {
         "n_stimuli": dataset.n_stimuli,
         "n_targets": dataset.n_targets,
         "n_folds": 1,
-        "constant_predictions": constant,
+        "constant_predictions": int(is_constant(predictions).sum()),
+        "constant_responses": int(is_constant(dataset.responses).sum()),
     }
 
 

@@ -9,33 +9,42 @@ import numpy as np
 import pandas as pd
 
 from featpipe.datasets import Dataset
+from featpipe.model_selection import mean_over_folds
 
 
-def summarise(scores: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, Any]:
+def summarise(
+    scores: Mapping[str, np.ndarray], dataset: Dataset, *, pooled_r: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return overall and per-group scores.
 
     Parameters
     ----------
     scores : mapping of metric to ndarray of shape (n_folds, n_targets)
+        NaN where a target has no score in a fold.
     dataset : Dataset
         Gives the groups and, where known, the noise ceiling (explainable variance, 0 to 1) per target.
+    pooled_r : ndarray of shape (n_targets,), optional
+        Pearson's r over the held-out stimuli of all folds at once.
 
     Returns
     -------
     dict
-        ``{"scores": {metric: {"overall": x, "groups": {name: x}}}, "noise_ceiling": …}``. A score is the mean
-        over targets of the mean over folds. ``noise_normalized_r2`` is a ratio of means, mean r² over mean
-        ceiling, so that a target without signal cannot rule it.
+        ``{"scores": {metric: {"overall": x, "groups": {name: x}}}, …}``. A score is the mean over targets of the
+        mean over folds. ``noise_normalized_r2`` is a ratio of means, mean R² over mean ceiling of the targets
+        whose ceiling is known, so that a target without signal cannot rule it. ``noise_ceiling`` bounds the mean
+        R², ``noise_ceiling_r`` (the mean of its root) the mean r. ``pooled_r`` stands beside the scores, because
+        it also rewards what differs between folds.
     """
-    per_target = {metric: values.mean(axis=0) for metric, values in scores.items()}
+    per_target = {metric: mean_over_folds(values) for metric, values in scores.items()}
     summary: dict[str, Any] = {"scores": {m: _by_group(v, dataset) for m, v in per_target.items()}}
+    if pooled_r is not None:
+        summary["pooled_r"] = _by_group(pooled_r, dataset)
     ceiling = dataset.noise_ceiling
     if ceiling is not None and np.isfinite(ceiling).any():
         summary["noise_ceiling"] = _by_group(ceiling, dataset)
+        summary["noise_ceiling_r"] = _by_group(np.sqrt(ceiling), dataset)
         if "r2" in per_target:
-            summary["scores"]["noise_normalized_r2"] = _ratio(
-                summary["scores"]["r2"], summary["noise_ceiling"]
-            )
+            summary["scores"]["noise_normalized_r2"] = _normalised(per_target["r2"], ceiling, dataset)
     return summary
 
 
@@ -81,7 +90,10 @@ def _by_group(values: np.ndarray, dataset: Dataset) -> dict[str, Any]:
     return {"overall": _mean(values), "groups": groups}
 
 
-def _ratio(top: Mapping[str, Any], bottom: Mapping[str, Any]) -> dict[str, Any]:
+def _normalised(r2: np.ndarray, ceiling: np.ndarray, dataset: Dataset) -> dict[str, Any]:
+    """Divide mean R² by mean ceiling over the targets that have both; None where the ceiling is 0."""
+    known = np.isfinite(r2) & np.isfinite(ceiling)
+    top, bottom = (_by_group(np.where(known, values, np.nan), dataset) for values in (r2, ceiling))
     groups = {name: _over(top["groups"][name], bottom["groups"][name]) for name in top["groups"]}
     return {"overall": _over(top["overall"], bottom["overall"]), "groups": groups}
 

@@ -47,6 +47,7 @@ def make_run(folder, *, regions=REGIONS, n_each=12, ceiling=True, n_folds=5, see
     if ceiling:
         bound = np.minimum(level**2 * 1.5, 1)
         summary["noise_ceiling"] = _means(bound, membership, sorted(groups))
+        summary["noise_ceiling_r"] = _means(np.sqrt(bound), membership, sorted(groups))
         r2 = summary["scores"]["r2"]
         share = {g: r2["groups"][g] / summary["noise_ceiling"]["groups"][g] for g in groups}
         summary["scores"]["noise_normalized_r2"] = {"overall": 0.61, "groups": share}

@@ -237,6 +237,35 @@ def test_missing_trials_are_left_out(data, make_request, tmp_path):
     assert np.isfinite(table.value).all()
 
 
+def test_normalised_score_is_over_targets_whose_ceiling_is_known(data, make_request, tmp_path):
+    targets = pd.read_csv(data / "targets.csv")
+    targets["noise_ceiling"] = [0.8, 0.0, np.nan, np.nan, 0.2, 0.9, 0.4, 0.5]
+    targets.to_csv(data / "targets.csv", index=False)
+    run = fit(make_request(data, tmp_path / "run"))
+    table = pd.read_csv(run.path / "scores.csv").query("metric == 'r2'")
+    r2 = table.groupby("target", sort=False).value.mean().to_numpy()
+    ceiling, known = targets["noise_ceiling"].to_numpy(), targets["noise_ceiling"].notna().to_numpy()
+    summary = run.read_json("summary.json")
+    normalised = summary["scores"]["noise_normalized_r2"]
+    assert normalised["overall"] == pytest.approx(r2[known].mean() / ceiling[known].mean(), abs=1e-5)
+    assert normalised["groups"]["rh.V1v"] is None  # no target of it has a ceiling
+    assert summary["noise_ceiling_r"]["overall"] == pytest.approx(np.sqrt(ceiling[known]).mean())
+
+
+def test_r_of_pooled_predictions_has_its_own_name(plain, root, make_request):
+    dataset, request = load_dataset(f"table:{root / 'plain'}"), make_request(root / "plain", "unused")
+    predicted = np.empty_like(dataset.responses)
+    for train, test in KFold(5, shuffle=True, random_state=0).split(dataset.ids):
+        fitted = _pipeline(request, dataset).fit(dataset.ids[train], dataset.responses[train])
+        predicted[test] = fitted.predict(dataset.ids[test])
+    summary = plain.read_json("summary.json")
+    pooled = pearson_r(dataset.responses, predicted)
+    assert summary["pooled_r"]["overall"] == pytest.approx(pooled.mean(), abs=1e-6)
+    for name, mask in dataset.masks.items():
+        assert summary["pooled_r"]["groups"][name] == pytest.approx(pooled[mask].mean(), abs=1e-6)
+    assert set(summary["scores"]) == {"pearson_r", "r2", "noise_normalized_r2"}
+
+
 def test_order_of_rows_is_of_no_account(data, plain, make_request, tmp_path):
     """Responses are joined to images by id: shuffled rows score as high."""
     order = np.random.default_rng(2).permutation(48)
