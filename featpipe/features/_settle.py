@@ -34,7 +34,8 @@ def _open(root: Path, key: str) -> CachedArray:
 
 def arrays_of(cache: str | Path, spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
     """Return the arrays that hold these features, one a stimulus set, of the sets that may be looked at."""
-    arrays = FeatureCache(cache).holding(spec)
+    root = Path(cache).resolve()
+    arrays = [_open(root, key) for key in FeatureCache(root).keys_of(spec)]
     return [array for array in arrays if stimuli is None or _is_set(array, stimuli)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, SpecError, StimulusNotCached
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import committed_shards, read_commit
+from featpipe.store._commits import commit_path, committed_shards, read_commit
 from featpipe.store._documents import parse_json, read_bytes, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
@@ -53,6 +53,9 @@ class CachedArray:
     layout: ArrayLayout
     folder: Path
     _stimuli: Callable[[str], StimulusManifest] = field(repr=False, compare=False)
+    _provenance: dict[tuple[int, int], dict[str, Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def open(cls, folder: Path, stimuli: Callable[[str], StimulusManifest]) -> Self:
@@ -149,9 +152,14 @@ class CachedArray:
     @property
     def provenance(self) -> dict[str, Any]:
         """How the first committed shard came about; empty when there is none."""
-        committed = self.committed
-        provenance: dict[str, Any] = self.commit(min(committed))["provenance"] if committed else {}
-        return provenance
+        if not (committed := self.committed):
+            return {}
+        shard = min(committed)
+        path = commit_path(self.folder, shard)
+        record = (shard, path.stat().st_ino if path.exists() else 0)  # a repaired shard has another record
+        if record not in self._provenance:
+            self._provenance[record] = self.commit(shard)["provenance"]
+        return self._provenance[record]
 
     @property
     def nbytes(self) -> int:

@@ -70,8 +70,12 @@ class FeatureCache:
 
     def holding(self, spec: FeatureSpec) -> list[CachedArray]:
         """Open the arrays that hold these features, one a stimulus set."""
-        there = set(self.keys())
-        return [self.array(key) for key in map(spec.key, self.stimuli_digests()) if key in there]
+        return [self.array(key) for key in self.keys_of(spec)]
+
+    def keys_of(self, spec: FeatureSpec) -> list[str]:
+        """Return the keys of the arrays that hold these features, one a stimulus set."""
+        keys = map(spec.key, self.stimuli_digests())  # sets are few and arrays many, so only those are listed
+        return [key for key in keys if (self.root / "arrays" / key).is_dir()]
 
     def stimuli_digests(self) -> list[str]:
         """Return the digests of all stimulus sets, sorted."""
