@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from featpipe.errors import CacheCorrupt
 from featpipe.extraction._order import Order, Target
 from featpipe.models import ModelCard, match_layers
 from featpipe.remembered import file_digest
 from featpipe.spec import REDUCTION_VERSIONS, FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store import FeatureCache
+from featpipe.store import CachedArray, FeatureCache
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,9 @@ class Pool:
 
     def sound(self, position: int, shard: int) -> bool:
         """Whether a shard's bytes are those that were committed; looked at once."""
-        array = self.arrays[position]
-        name = (array.key, shard)
+        name = (self.arrays[position].key, shard)
         if name not in self._sound:
-            self._sound[name] = file_digest(array.shard_path(shard)) == array.commit(shard)["sha256"]
+            self._sound[name] = _is_sound(self.arrays[position], shard)
         return self._sound[name]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
@@ -117,6 +117,13 @@ class Pool:
             out[here] = self.arrays[position].read(places[here, 1])
             sources.append({"array": self.arrays[position].key, "rows": len(here)})
         return sources
+
+
+def _is_sound(array: CachedArray, shard: int) -> bool:
+    try:
+        return bool(file_digest(array.shard_path(shard)) == array.commit(shard)["sha256"])
+    except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
+        return False
 
 
 def shard_jobs(

@@ -206,6 +206,15 @@ def test_a_damaged_shard_is_not_copied_from(cache, tiny_stimuli, order_of):
     assert again.n_computed == 9
 
 
+@pytest.mark.parametrize("name", ["data.zarr/features/c/0/0/0/0", "commits/0.json"])
+def test_a_shard_whose_file_or_record_is_lost_is_not_copied_from(cache, tiny_stimuli, order_of, name):
+    stimuli = StimulusSet.from_source(tiny_stimuli)
+    done = extract(order_of("head"), stimuli, cache)
+    path = cache.array(done.keys[0]).folder / name
+    path.unlink() if name.startswith("data") else path.write_text("{}")
+    assert extract(order_of("head"), stimuli.select(stimuli.ids[:9]), cache).n_computed == 9
+
+
 def test_layers_added_later_get_the_same_shards(cache, tiny_stimuli, order_of):
     stimuli = StimulusSet.from_source(tiny_stimuli)
     first = extract(order_of("stem:mean"), stimuli, cache, means=Means(shard_rows=8))
