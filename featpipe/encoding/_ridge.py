@@ -120,8 +120,11 @@ class _HeldOut:
         """Return the scores of a batch of targets: ndarray of shape (n_alphas, n_batch)."""
         dtype = self.projected.dtype
         response, offset = _centred_responses(self.subset, Y, part)
-        latent = self.left.T @ response.astype(dtype, copy=False)  # (rank, n_batch)
-        target, bias, scatter, lost = self._targets(Y, part, offset)
+        unit = _units(
+            response
+        )  # scores are free of units, squares in float32 of field strengths in tesla are not
+        latent = self.left.T @ (response * unit).astype(dtype, copy=False)  # (rank, n_batch)
+        target, bias, scatter, lost = self._targets(Y, part, offset, unit)
         scores = np.empty((len(self.shrink), latent.shape[1]))
         for position, shrink in enumerate(self.shrink):
             predicted = (self.projected * shrink.astype(dtype)) @ latent
@@ -136,20 +139,21 @@ class _HeldOut:
         scores[:, scatter == 0] = 0.0
         return scores
 
-    def _targets(self, Y: np.ndarray, part: slice, offset: np.ndarray):
+    def _targets(self, Y: np.ndarray, part: slice, offset: np.ndarray, unit: np.ndarray):
         """Return held-out responses about their mean, that mean, their scatter, and what rotation loses."""
         response = Y[self.test, part].astype(np.float64)
         mean = self.weight @ response / self.total
         largest = np.abs(response).max(axis=0, initial=0.0)
         response -= mean
         response *= np.sqrt(self.weight)[:, None]
+        response *= unit
         scatter = _squares(response)
-        scatter[scatter <= self.total * (1e-13 * largest) ** 2] = 0.0  # constant but for rounding
+        scatter[scatter <= self.total * (1e-13 * largest * unit) ** 2] = 0.0  # constant but for rounding
         target = response.astype(self.projected.dtype, copy=False)
         if self.rotation is None:
-            return target, mean - offset, scatter, 0.0
+            return target, (mean - offset) * unit, scatter, 0.0
         target = self.rotation.T @ target
-        return target, mean - offset, scatter, np.maximum(scatter - _squares(target), 0.0)
+        return target, (mean - offset) * unit, scatter, np.maximum(scatter - _squares(target), 0.0)
 
 
 def best_penalties(scores: np.ndarray, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -194,6 +198,12 @@ def _centred_responses(subset: Subset, Y: np.ndarray, part: slice) -> tuple[np.n
         return response, np.zeros(response.shape[1])
     offset = subset.weight @ response / subset.total
     return response - offset, offset
+
+
+def _units(response: np.ndarray) -> np.ndarray:
+    """Return a power of two per target that brings its responses near 1, so that nothing is rounded."""
+    largest = np.maximum(response.max(axis=0), -response.min(axis=0))
+    return np.exp2(-np.clip(np.frexp(largest)[1], -1000, 1000).astype(np.float64))
 
 
 def _shrink_table(decomposition: Decomposition, alphas: np.ndarray) -> np.ndarray:

@@ -137,6 +137,19 @@ def test_float32_search_agrees_with_float64(rng):
     np.testing.assert_allclose(single.best_score_, double.best_score_, atol=1e-5)
 
 
+@pytest.mark.parametrize("scoring", ["r2", "pearson_r"])
+@pytest.mark.parametrize("unit", [1e-25, 1e-15, 1e25])
+def test_units_of_the_responses_do_not_matter_to_the_search(rng, scoring, unit):
+    X = rng.standard_normal((60, 8)).astype(np.float32)
+    Y = X @ rng.standard_normal((8, 3)) + rng.standard_normal((60, 3))
+    chosen, same = (
+        RidgeEncoder(scoring=scoring, alphas=np.logspace(-1, 10, 12)).fit(X, (Y * u).astype(np.float32))
+        for u in (unit, 1)
+    )
+    np.testing.assert_allclose(chosen.best_score_, same.best_score_, atol=1e-5)
+    np.testing.assert_array_equal(chosen.alpha_, same.alpha_)
+
+
 def test_solution_at_chosen_penalties_is_that_of_ridge_cv(rng):
     X, Y = _problem(rng, (60, 12), noise=5.0)
     chosen = RidgeCV(alphas=ALPHAS, alpha_per_target=True).fit(X, Y)
