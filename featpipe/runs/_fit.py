@@ -33,6 +33,7 @@ from featpipe.model_selection import (
 )
 from featpipe.recipes import Recipe
 from featpipe.runs._folder import RunFolder
+from featpipe.runs._predict import set_to_read
 from featpipe.runs._summary import summarise, target_names, tidy
 from featpipe.spec import from_anywhere
 from featpipe.store import FeatureCache
@@ -161,7 +162,10 @@ def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEs
     recipe, cv = request.recipe, outer_folds(request, dataset)
     groups = undivided_groups(dataset)
     folds = _folds(cv, dataset, groups)
-    where = {"features__cache": request.cache, "features__stimuli": dataset.stimuli.digest}
+    where = {
+        "features__cache": request.cache,
+        "features__stimuli": set_to_read(dataset.stimuli, request.cache),
+    }
     estimator = _searching(clone(recipe.pipeline).set_params(**where), recipe, groups, folds)
     evaluation = evaluate(
         estimator,
@@ -180,8 +184,8 @@ def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEs
 def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Folds:
     """Return the outer folds; no image is on both sides of one, under whatever ids it goes."""
     labels = groups
-    if cv == "group" and dataset.groups is not None:
-        labels = merge_groups(dataset.groups, dataset.digests)
+    if cv == "group":  # equal images alone are no groups to leave out
+        labels = None if dataset.groups is None else merge_groups(dataset.groups, dataset.digests)
     chosen = make_cv(cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids)
     folds = chosen if isinstance(chosen, list) else list(chosen.split(dataset.ids, groups=labels))
     for train, test in folds:
@@ -290,7 +294,7 @@ def _record(
         "given": dict(request.given),
         "cv": cv,
         "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
-        "features": features_record(final, request.cache, dataset.stimuli.digest),
+        "features": features_record(final, request.cache, set_to_read(dataset.stimuli, request.cache)),
         "pipeline": {name: repr(step) for name, step in final.steps},
         "extraction": None
         if extracted is None

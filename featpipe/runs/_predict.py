@@ -18,7 +18,7 @@ from featpipe.features import arrays_of
 from featpipe.models import ModelRequest
 from featpipe.runs._folder import RunFolder
 from featpipe.spec import FeatureSpec, LayerRequest
-from featpipe.stimuli import StimulusSet
+from featpipe.stimuli import StimulusManifest, StimulusSet
 from featpipe.store import FeatureCache
 
 FORMATS = (".npz", ".npy", ".mat", ".csv")
@@ -79,11 +79,27 @@ def set_that_holds(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: st
     pools = [arrays_of(cache, spec, None) for spec in specs]
     complete = [{array.stimuli_digest: array for array in pool if array.complete} for pool in pools]
     for digest, array in complete[0].items():
-        sha256 = dict(zip(array.manifest.ids, array.manifest.sha256, strict=True))
-        same = all(sha256.get(i) == sha for i, sha in zip(stimuli.ids, stimuli.sha256, strict=True))
-        if same and all(digest in arrays for arrays in complete):
+        if all(digest in arrays for arrays in complete) and _has_images(array.manifest, stimuli):
             return digest
     return None
+
+
+def set_to_read(stimuli: StimulusSet, cache: str) -> str:
+    """Return the digest of the cached stimulus set to read these images from: their own, or one that has them all.
+
+    Responses to some of the images of a folder need not be extracted apart from the folder.
+    """
+    store = FeatureCache(cache)
+    if stimuli.digest in store.stimuli_digests():
+        return stimuli.digest
+    sets = {array.stimuli_digest: array.manifest for array in store.arrays()}
+    return next((digest for digest in sets if _has_images(sets[digest], stimuli)), stimuli.digest)
+
+
+def _has_images(manifest: StimulusManifest, stimuli: StimulusSet) -> bool:
+    """Whether a set has all these images under these ids."""
+    sha256 = dict(zip(manifest.ids, manifest.sha256, strict=True))
+    return all(sha256.get(i) == sha for i, sha in zip(stimuli.ids, stimuli.sha256, strict=True))
 
 
 def ensure_features(

@@ -132,6 +132,17 @@ def test_groups_stay_together(data, make_request, tmp_path):
         assert sum(len({groups[i] for i in fold}) for fold in folds) == 6
 
 
+def test_responses_to_some_images_are_fitted_on_features_of_all(data, make_request, tmp_path):
+    kept = np.arange(0, 48, 2)
+    np.save(data / "responses.npy", np.load(data / "responses.npy")[kept])
+    (data / "ids.csv").write_text("\n".join(["id", *(f"image_{number}" for number in kept)]))
+    (data / "dataset.toml").write_text(
+        'stimuli = "stimuli"\nresponses = "responses.npy"\nids = "ids.csv"\ntargets = "targets.csv"'
+    )
+    run = fit(make_request(data, tmp_path / "run"))
+    assert run.read_json("summary.json")["n_stimuli"] == 24
+
+
 def test_few_groups_make_few_inner_folds(data, make_request, tmp_path):
     """Four sessions, one left out: the search inside can leave out one of three."""
     sessions = [f"session_{number % 4}" for number in range(48)]
@@ -168,6 +179,13 @@ def test_folds_that_would_divide_an_image(data, make_request, extract_more, tmp_
     with pytest.raises(RequestError, match=message):
         fit(make_request(data, tmp_path / "run", cv=cv))
     assert not (tmp_path / "run").exists()
+
+
+def test_equal_images_alone_are_no_groups_to_leave_out(data, make_request, extract_more, tmp_path):
+    shutil.copy(data / "stimuli" / "image_0.png", data / "stimuli" / "image_47.png")
+    extract_more(f"table:{data}")
+    with pytest.raises(RequestError, match="needs at least two of them, got 0"):
+        fit(make_request(data, tmp_path / "run", cv="group"))
 
 
 def test_weights_of_stimuli_count(data, plain, make_request, tmp_path):
