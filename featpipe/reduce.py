@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ def make_reducer(
     class_token: bool = True,
     layout: str = "channels_first",
     name: str = "this layer",
+    input_size: tuple[int, int] = (1, 1),
 ) -> Reducer:
     """Return a function from a layer's output to its rows: float32, on the same device, never a view.
 
@@ -47,13 +49,15 @@ def make_reducer(
     reduction : Reduction
     prefix_tokens : int
         Tokens before the spatial ones; left out of ``mean``, ``max`` and ``grid``. A layer before the network
-        puts them there, known by a square number of tokens, has none.
+        puts them there, known by a number of tokens that fills the image without them, has none.
     class_token : bool
         Whether the first prefix token is a class token, which ``cls`` keeps.
     layout : {"channels_first", "channels_last"}
         Where four-dimensional outputs have their channels.
     name : str
         Of the layer, for messages.
+    input_size : (height, width), optional
+        Of the network's input in pixels; square by default.
 
     Raises
     ------
@@ -61,18 +65,19 @@ def make_reducer(
         From the function, when the output has no axis to reduce, no class token, or a map that is smaller than
         the grid.
     """
-    arithmetic = _arithmetic(reduction, prefix_tokens, class_token)
+    tokens = _Tokens(prefix_tokens, *input_size)
+    arithmetic = _arithmetic(reduction, tokens)
 
     def reduce(output: torch.Tensor) -> torch.Tensor:
         rows = output.movedim(-1, 1) if output.ndim == 4 and layout == "channels_last" else output
-        possible = _possible(rows, prefix_tokens, class_token)
+        possible = _possible(rows, tokens, class_token)
         if reduction.kind not in possible:
             raise UnsupportedOutput(
                 f"{reduction} cannot be taken of {name}, whose output is {tuple(rows.shape)} with "
                 f"{prefix_tokens} prefix tokens. Possible here: {', '.join(sorted(possible))}."
             )
         if reduction.kind == "grid":
-            _require_no_finer(reduction, _map(rows, _prefix(rows, prefix_tokens)).shape[2:], name)
+            _require_no_finer(reduction, _map(rows, tokens.before(rows)).shape[2:], name)
         kept = arithmetic(rows.float()).contiguous()
         shared = kept.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
         return kept.clone() if shared else kept
@@ -88,28 +93,45 @@ def _require_no_finer(reduction: Reduction, size: Sequence[int], name: str) -> N
         )
 
 
-def _arithmetic(reduction: Reduction, prefix_tokens: int, class_token: bool) -> Reducer:
+def _arithmetic(reduction: Reduction, tokens: _Tokens) -> Reducer:
     if reduction.kind == "srp":
         projection = SparseProjection(reduction.size, reduction.seed)
         return lambda rows: projection(rows.reshape(len(rows), -1))
     plain: dict[str, Reducer] = {
         "none": lambda rows: rows if rows.ndim > 1 else rows[:, None],
         "cls": lambda rows: rows[:, 0],
-        "mean": lambda rows: _positions(rows, _prefix(rows, prefix_tokens)).mean(-1),
-        "max": lambda rows: _positions(rows, _prefix(rows, prefix_tokens)).amax(-1),
-        "grid": lambda rows: F.adaptive_avg_pool2d(_map(rows, _prefix(rows, prefix_tokens)), reduction.size),
+        "mean": lambda rows: _positions(rows, tokens.before(rows)).mean(-1),
+        "max": lambda rows: _positions(rows, tokens.before(rows)).amax(-1),
+        "grid": lambda rows: F.adaptive_avg_pool2d(_map(rows, tokens.before(rows)), reduction.size),
     }
     return plain[reduction.kind]
 
 
-def _prefix(rows: torch.Tensor, prefix_tokens: int) -> int:
-    """Return how many prefix tokens a sequence has: none before the network has put them there.
+@dataclass(frozen=True)
+class _Tokens:
+    """What is known of a network's sequences: prefix tokens, and the size of the image that they cover."""
 
-    Such a layer shows by its number of tokens, which is a square only without a prefix.
-    """
-    tokens = rows.shape[1]
-    has_none = not _is_square(tokens - prefix_tokens) and _is_square(tokens)
-    return 0 if has_none else prefix_tokens
+    prefix: int
+    height: int
+    width: int
+
+    def before(self, rows: torch.Tensor) -> int:
+        """Return how many prefix tokens a sequence has: none before the network has put them there.
+
+        Such a layer shows by its number of tokens, which fills the image only without a prefix.
+        """
+        tokens = rows.shape[1]
+        return 0 if not self._fill(tokens - self.prefix) and self._fill(tokens) else self.prefix
+
+    def are_square(self, spatial: int) -> bool:
+        return self.height == self.width and _is_square(spatial)
+
+    def _fill(self, number: int) -> bool:
+        """Whether so many square patches of one size fill the image."""
+        if self.height == self.width:
+            return _is_square(number)
+        patches = range(1, min(self.height, self.width) + 1)
+        return any(number == (self.height // side) * (self.width // side) for side in patches)
 
 
 def _is_square(number: int) -> bool:
@@ -129,15 +151,15 @@ def _map(rows: torch.Tensor, prefix_tokens: int) -> torch.Tensor:
     return _positions(rows, prefix_tokens).unflatten(2, (side, side))
 
 
-def _possible(rows: torch.Tensor, prefix_tokens: int, class_token: bool) -> set[str]:
+def _possible(rows: torch.Tensor, tokens: _Tokens, class_token: bool) -> set[str]:
     """Return the kinds of reduction that an output of this shape has axes for."""
     possible = set(_POSSIBLE.get(rows.ndim, {"none", "srp"}))
     if rows.ndim == 3:
-        present = _prefix(rows, prefix_tokens)
+        present = tokens.before(rows)
         spatial = rows.shape[1] - present
         possible -= set() if class_token and present else {"cls"}
         possible -= {"mean", "max", "grid"} if spatial < 1 else set()
-        possible -= set() if _is_square(spatial) else {"grid"}
+        possible -= set() if tokens.are_square(spatial) else {"grid"}
     return possible
 
 

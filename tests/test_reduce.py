@@ -59,6 +59,16 @@ def test_a_sequence_before_its_prefix_has_none(rng):
         reduced("cls", patches, prefix_tokens=1)
 
 
+def test_tokens_of_an_oblong_image_may_be_square_in_number(rng):
+    """13×15 patches and a class token are 14×14 tokens, 4×9 patches are 6×6."""
+    tokens = torch.from_numpy(rng.standard_normal((3, 196, 7), dtype=np.float32))
+    known = {"prefix_tokens": 1, "input_size": (208, 240)}
+    torch.testing.assert_close(reduced("mean", tokens, **known), tokens[:, 1:].mean(1))
+    torch.testing.assert_close(reduced("mean", tokens[:, 1:], **known), tokens[:, 1:].mean(1))
+    with pytest.raises(UnsupportedOutput, match="grid:2 cannot be taken"):
+        reduced("grid:2", tokens[:, :36], input_size=(64, 144))
+
+
 @pytest.mark.parametrize("text", ["none", "mean", "max", "grid:2", "srp:4"])
 def test_channels_last_gives_the_same_rows(maps, text):
     last = maps.permute(0, 2, 3, 1).contiguous()

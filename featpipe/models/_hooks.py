@@ -191,6 +191,7 @@ def _reducer(tap: Tap, card: ModelCard | None) -> Reducer:
         class_token=card.class_token,
         layout=card.layout_of(tap.layer),
         name=_name(tap),
+        input_size=card.preprocessing.input_size or (1, 1),
     )
 
 
