@@ -271,11 +271,13 @@ class Predictions(NamedTuple):
     values : ndarray of shape (n_stimuli, n_targets), float32
     in_training : ndarray of bool, shape (n_stimuli,), or None where the file does not say
         Images that the model was fitted on.
+    targets : list of str, length n_targets, or None where the file does not say
     """
 
     ids: np.ndarray
     values: np.ndarray
     in_training: np.ndarray | None
+    targets: list[str] | None = None
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -309,7 +311,8 @@ _UNREADABLE = (
 def _read_npz(path: Path) -> Predictions:
     with np.load(path, allow_pickle=False) as data:
         seen = data[_SEEN].astype(bool) if _SEEN in data else None
-        return Predictions(data["ids"], data["predictions"], seen)
+        names = [str(name) for name in data["targets"]] if "targets" in data else None
+        return Predictions(data["ids"], data["predictions"], seen, names)
 
 
 def _read_npy(path: Path) -> Predictions:
@@ -321,14 +324,21 @@ def _read_npy(path: Path) -> Predictions:
 def _read_mat(path: Path) -> Predictions:
     data = scipy.io.loadmat(path)
     seen = data[_SEEN].ravel().astype(bool) if _SEEN in data else None
-    return Predictions(np.array([str(cell[0]) for cell in data["ids"].ravel()]), data["predictions"], seen)
+    names = _texts(data["targets"]) if "targets" in data else None
+    return Predictions(np.array(_texts(data["ids"])), data["predictions"], seen, names)
+
+
+def _texts(cells: np.ndarray) -> list[str]:
+    return ["".join(cell) for cell in cells.ravel()]
 
 
 def _read_csv(path: Path) -> Predictions:
     table = pd.read_csv(path, dtype={"id": str})
     ids = table.pop("id").to_numpy(dtype=str)
     seen = table.pop(_SEEN).to_numpy(dtype=bool) if _SEEN in table else None
-    return Predictions(ids, table.to_numpy(dtype=np.float32), seen)
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False)  # names may repeat
+    names = [name for name in header.iloc[0] if name not in ("id", _SEEN)]
+    return Predictions(ids, table.to_numpy(dtype=np.float32), seen, names)
 
 
 _READERS = {".npz": _read_npz, ".npy": _read_npy, ".mat": _read_mat, ".csv": _read_csv}

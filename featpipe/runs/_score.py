@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from featpipe.metrics import METRICS, is_constant
 from featpipe.model_selection import score_targets
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import Predictions, predict, read_predictions
-from featpipe.runs._summary import summarise
+from featpipe.runs._summary import summarise, target_names
 
 
 def score(
@@ -52,20 +53,23 @@ def score(
     Raises
     ------
     RequestError
-        Ids do not match, or images were in the training set.
+        Ids or targets do not match, or images were in the training set.
     """
     run = RunFolder.open(source) if Path(source).is_dir() else None
     if run is not None:
         recorded = run.read_json("run.json")["data"]
+        _refuse_another_target(run, recorded["target"], target)
         subject, target = subject or recorded["subject"], target or recorded["target"]
     dataset = _held_out(data, subject, target)
     if run is None:
-        predictions = _aligned(read_predictions(source), dataset)
+        read = read_predictions(source)
+        predictions, names = _aligned(read, dataset), read.targets
     else:
         _refuse_training_images(run, dataset)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
         predictions = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
-    return _scores(dataset, predictions)
+        names = run.target_names()
+    return _scores(dataset, predictions, names)
 
 
 def _held_out(data: str, subject: str | None, target: str | None) -> Dataset:
@@ -77,13 +81,14 @@ def _held_out(data: str, subject: str | None, target: str | None) -> Dataset:
     return dataset.select_split("test") if has_test else dataset
 
 
-def _scores(dataset: Dataset, predictions: np.ndarray) -> dict[str, Any]:
+def _scores(dataset: Dataset, predictions: np.ndarray, names: Sequence[str] | None) -> dict[str, Any]:
     predictions = predictions[:, None] if predictions.ndim == 1 else predictions
     if predictions.shape != dataset.responses.shape:
         raise RequestError(
             f"Predictions have {predictions.shape[1]} targets, {dataset.name!r} has {dataset.n_targets}. "
             "Score them on the subject and target that they were made for (--subject, --target)."
         )
+    _refuse_other_names(dataset, names)
     found = score_targets(METRICS, dataset.responses, predictions)
     scores = {name: values[None] for name, values in found.items()}
     summary = summarise(scores, dataset)
@@ -111,6 +116,27 @@ def _aligned(read: Predictions, dataset: Dataset) -> np.ndarray:
     if read.in_training is not None:
         _refuse_seen(dataset, read.in_training[rows], "the run that made these predictions")
     return read.values[rows]
+
+
+def _refuse_another_target(run: RunFolder, fitted: str | None, asked: str | None) -> None:
+    if fitted and asked and fitted != asked:
+        raise RequestError(
+            f"{run.path} predicts the targets {fitted}, which --target {asked} would compare with others. Leave "
+            f"--target out, or fit a run for {asked}."
+        )
+
+
+def _refuse_other_names(dataset: Dataset, names: Sequence[str] | None) -> None:
+    """Refuse predictions whose targets go by other names than the data's; bare numbers name nothing."""
+    wanted = [str(name) for name in target_names(dataset)]
+    numbers = [str(position) for position in range(len(wanted))]
+    if names is None or list(names) == wanted or numbers in (list(names), wanted):
+        return
+    came, right = next(pair for pair in zip(names, wanted, strict=True) if pair[0] != pair[1])
+    raise RequestError(
+        f"Predictions are of target {came!r} where {dataset.name!r} has {right!r}. Score them on the subject and "
+        "target that they were made for (--subject, --target), with targets of the same names in the same order."
+    )
 
 
 def _refuse_training_images(run: RunFolder, dataset: Dataset) -> None:

@@ -84,6 +84,7 @@ def test_formats_go_round(rng, tmp_path, ending, n_targets):
         assert read.ids.tolist() == ids
         np.testing.assert_allclose(read.values, values, rtol=1e-6)
         np.testing.assert_array_equal(read.in_training, seen)
+        assert read.targets == (None if ending == ".npy" else names)
 
 
 @pytest.mark.parametrize("ending", [".npz", ".npy", ".mat", ".csv"])
@@ -163,26 +164,44 @@ def test_score_of_a_file_joins_by_id(split, root, tmp_path):
         assert _overall(score(str(out), f"table:{root / 'split'}")) == pytest.approx(wanted, abs=1e-6)
 
 
-def test_score_of_a_file_needs_every_image_and_every_target_once(root, tmp_path):
+def test_score_of_a_file_needs_every_image_and_every_target_once(split, root, tmp_path):
     data, out = f"table:{root / 'split'}", tmp_path / "out.npz"
     ids = np.array(load_dataset(data, split="test").ids)
-    write_predictions(out, ids[1:], np.zeros((9, 8)), list("abcdefgh"))
+    write_predictions(out, ids[1:], np.zeros((9, 8)), split.target_names())
     with pytest.raises(RequestError, match="1 of 10 stimuli of 'split' have no prediction"):
         score(str(out), data)
-    write_predictions(out, ids[[0, *range(10)]], np.zeros((11, 8)), list("abcdefgh"))
+    write_predictions(out, ids[[0, *range(10)]], np.zeros((11, 8)), split.target_names())
     with pytest.raises(RequestError, match="has an id twice"):
         score(str(out), data)
     write_predictions(out, ids, np.zeros((10, 3)), list("abc"))
     with pytest.raises(RequestError, match="have 3 targets, 'split' has 8"):
         score(str(out), data)
-    write_predictions(out, ids, np.zeros((10, 8)), list("abcdefgh"))
+    write_predictions(out, ids, np.zeros((10, 8)), split.target_names())
     summary = score(str(out), data)
     assert (_overall(summary), summary["constant_predictions"]) == (0, 8)
 
 
-def test_predictions_that_are_not_numbers_are_refused(root, tmp_path):
+def test_score_refuses_the_targets_of_others(split, root, make_request, tmp_path):
+    """The other hemisphere has as many targets, so that numbers would come out."""
+    data = f"table:{root / 'split'}"
+    run = fit(make_request(root / "split", tmp_path / "run", target="lh.V1v"))
+    assert score(str(run.path), data, target="lh.V1v") == score(str(run.path), data)
+    with pytest.raises(RequestError, match=r"predicts the targets lh\.V1v.*Leave --target out"):
+        score(str(run.path), data, target="rh.V1v")
+    images = load_dataset(data, split="test").stimuli
+    for ending in (".npz", ".mat", ".csv"):
+        out = tmp_path / f"out{ending}"
+        write_predictions(out, images.ids, predict(run, images), run.target_names())
+        assert score(str(out), data, target="lh.V1v")["n_targets"] == 2
+        with pytest.raises(RequestError, match=r"of target 'lh\.V1v.* where 'split' has 'rh\.V1v"):
+            score(str(out), data, target="rh.V1v")
+
+
+def test_predictions_that_are_not_numbers_are_refused(split, root, tmp_path):
     data, out = f"table:{root / 'split'}", tmp_path / "out.npz"
-    write_predictions(out, load_dataset(data, split="test").ids, np.full((10, 8), np.nan), list("abcdefgh"))
+    write_predictions(
+        out, load_dataset(data, split="test").ids, np.full((10, 8), np.nan), split.target_names()
+    )
     with pytest.raises(RequestError, match="NaN"):
         score(str(out), data)
 
