@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 OUT = Console(soft_wrap=True)
 ERR = Console(stderr=True, soft_wrap=True)
@@ -32,16 +32,19 @@ def say_json(value: Any) -> None:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Print a table; columns named in `right` are aligned to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(
-            column, justify="right" if column in right else "left", no_wrap=True, overflow="fold"
-        )
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    console = OUT if OUT.is_terminal else Console(width=10_000)  # a pipe gets whole lines
-    console.print(table, markup=False, highlight=False)
+    """Print a table; columns named in `right` are aligned to the right.
+
+    Cells are never cut: in a narrow terminal lines go on in the next, so that keys and names can be copied.
+    """
+    lines = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        padded = [
+            " " * (width - cell_len(cell)) + cell if column in right else set_cell_size(cell, width)
+            for column, cell, width in zip(columns, line, widths, strict=True)
+        ]
+        style = "bold" if number == 0 else None
+        OUT.print("  ".join(padded).rstrip(), style=style, markup=False, highlight=False)
 
 
 @contextmanager

@@ -9,6 +9,9 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
+
+from featpipe.cli._console import show_table
 
 M = "--model python:tiny.py:build --trust"
 
@@ -82,6 +85,23 @@ def test_json_is_one_object_and_people_get_a_text(featpipe, featpipe_json, words
     assert out.strip()
     assert not out.startswith("{")
     assert err == ""  # no progress where nobody looks
+
+
+def test_a_narrow_terminal_cuts_no_cell(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=40, soft_wrap=True)
+    monkeypatch.setattr("featpipe.cli._console.OUT", terminal)
+    show_table(
+        ["key", "layer", "rows"],
+        [("0123456789ab", f"blocks.{'x' * 40}.1", 7), ("é", "b", 1234)],
+        right=["rows"],
+    )
+    _, *rows = terminal.file.getvalue().splitlines()
+    assert rows == [f"0123456789ab  blocks.{'x' * 40}.1     7", f"é             b{' ' * 48}  1234"]
+
+
+def test_no_line_of_a_table_ends_in_blanks(featpipe):
+    out = featpipe("recipes")[1].splitlines()
+    assert out == [line.rstrip() for line in out]
 
 
 def test_no_command_at_all_prints_the_help(featpipe):
