@@ -20,9 +20,13 @@ ModelArgs = Annotated[
     typer.Option("--model-arg", metavar="K=V", help="Argument of the model's constructor; may be repeated."),
 ]
 Mean = Annotated[
-    str | None, typer.Option("--mean", metavar="R,G,B", help="Instead of the weights' own mean.")
+    str | None,
+    typer.Option("--mean", metavar="R,G,B", help="Instead of the weights' own mean; pixels are 0 to 1."),
 ]
-Std = Annotated[str | None, typer.Option("--std", metavar="R,G,B", help="Instead of the weights' own std.")]
+Std = Annotated[
+    str | None,
+    typer.Option("--std", metavar="R,G,B", help="Instead of the weights' own std; pixels are 0 to 1."),
+]
 ImageSize = Annotated[
     str | None,
     typer.Option("--image-size", metavar="N|HxW", help="Instead of the model's input size, in pixels."),
@@ -99,11 +103,19 @@ def _argument(text: str) -> tuple[str, Any]:
     return name, read
 
 
+_MOST = 2.0  # more is no mean or deviation of values from 0 to 1, whatever they are scaled to
+
+
 def _three(option: str, text: str) -> tuple[float, float, float]:
     try:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError:
         raise SpecError(f"{option} {text!r} is not three numbers R,G,B, such as .485,.456,.406.") from None
+    if max(red, green, blue) > _MOST:
+        raise SpecError(
+            f"{option} {text!r} is of pixels from 0 to 255; here they are from 0 to 1. Divide it by 255, "
+            "such as .485,.456,.406."
+        )
     return red, green, blue
 
 
