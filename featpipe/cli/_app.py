@@ -78,5 +78,5 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except SystemExit as error:
         if error.code == INTERRUPTED:
-            note("featpipe: interrupted; what was committed is kept, and the same command goes on after it.")
+            note("featpipe: interrupted; features that were committed are kept, and are not computed again.")
         raise

@@ -74,7 +74,10 @@ def extract_command(
     workers: Workers = None,
     codec: Annotated[str, typer.Option("--codec", help="Compression of new arrays; auto measures.")] = "auto",
     shard_rows: Annotated[
-        int | None, typer.Option("--shard-rows", help="Rows a shard of a new stimulus set; 256 or fewer.")
+        int | None,
+        typer.Option(
+            "--shard-rows", help="Rows a shard of a new stimulus set; by default 256, fewer for large layers."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Extract what this recipe needs, with --data.")
