@@ -63,9 +63,9 @@ def import_array(
         rows = values.astype(store_dtype)
     if not np.isfinite(rows).all():
         bad = names[int(np.flatnonzero(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1))[0])]
+        other = ", or store float32" if store_dtype == "float16" else ""
         raise NonFiniteFeatures(
-            f"{path} holds NaN or infinity as {store_dtype}, first for {bad!r}. "
-            "Fill or drop such rows, or store float32."
+            f"{path} holds NaN or infinity as {store_dtype}, first for {bad!r}. Fill or drop such rows{other}."
         )
     manifest = StimulusManifest(tuple(names), _digests(names, images), name=name, source=Path(path).name)
     spec = FeatureSpec(f"imported:{name}", content_digest(values), LAYER, None, store_dtype=store_dtype)

@@ -92,7 +92,8 @@ def test_what_would_not_be_finite_is_refused(tmp_path, cache, ids, value, dtype)
     values = np.zeros((20, 3))
     values[4, 1] = value
     np.save(tmp_path / "x.npy", values)
-    with pytest.raises(NonFiniteFeatures, match=rf"as {dtype}, first for 'image_4'"):
+    other = ", or store float32" if dtype == "float16" else ""  # what is float32 already cannot be stored so
+    with pytest.raises(NonFiniteFeatures, match=rf"as {dtype}, first for 'image_4'.*rows{other}\.$"):
         import_array(tmp_path / "x.npy", cache, name="x", ids=ids, store_dtype=dtype)
     assert cache.keys() == []
 

@@ -189,7 +189,8 @@ def _only_layer(arrays: Sequence[CachedArray]) -> list[CachedArray]:
     there = _by_label(arrays)
     if len(there) > 1:
         raise AmbiguousFeatures(
-            f"{len(there)} layers are cached: {', '.join(there)}. Choose with features__layers."
+            f"{len(there)} layers are cached: {', '.join(there)}. Choose with features__layers, such as "
+            f"--set features__layers='[\"{next(iter(there))}\"]'."
         )
     return list(there.values())
 

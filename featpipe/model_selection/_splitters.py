@@ -105,7 +105,7 @@ def _sets(ids) -> np.ndarray:
     names = np.asarray([] if ids is None else ids).astype(str)
     if bad := [name for name in names if "/" not in name]:
         raise RequestError(
-            f"Folds 'set' need ids written SET/NAME, got {bad[0]!r}. Join sets under such ids, or choose "
+            f"Folds 'set' need ids written SET/NAME, got {str(bad[0])!r}. Join sets under such ids, or choose "
             "another kind of folds."
         )
     return np.array([name.partition("/")[0] for name in names])

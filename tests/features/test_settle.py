@@ -45,7 +45,9 @@ def test_preprocessing_is_chosen_by_mode_or_by_field(tmp_path, add_features, mak
 def test_layers_left_open_are_listed_in_network_order(tmp_path, add_features, make_rows, ids):
     for order, layer in enumerate(("stem", "layer10", "layer9")):
         add_features(tmp_path, make_rows(24, (4,)), layer=layer, provenance={"layer_order": order})
-    with pytest.raises(AmbiguousFeatures, match=r"3 layers are cached: stem, layer10, layer9. Choose"):
+    with pytest.raises(
+        AmbiguousFeatures, match=r"3 layers are cached: stem, layer10, layer9. Choose.*='\[\"stem\"\]'"
+    ):
         CachedFeatures(tmp_path).fit(ids)
     chosen = CachedFeatures(tmp_path, layers="layer*").fit(ids)
     assert [spec.layer for spec in chosen.specs_] == ["layer10", "layer9"]
