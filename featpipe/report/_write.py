@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from featpipe import __version__
-from featpipe.errors import MissingDependency
+from featpipe.errors import MissingDependency, RequestError
 from featpipe.report import _tables as tables
 from featpipe.report._read import Run, read_run
 
@@ -34,12 +34,16 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
     ------
     RecipeError
         When the folder is no run or is damaged.
+    RequestError
+        When `out` is a folder.
     MissingDependency
         When jinja2 or matplotlib is not installed.
     """
     run = read_run(run_folder)
-    page = _render(run)
     target = Path(out) if out is not None else run.path / "report.html"
+    if target.is_dir():
+        raise RequestError(f"--out {target} is a folder; name a file, such as {target / 'report.html'}.")
+    page = _render(run)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     part.write_text(page, encoding="utf-8")

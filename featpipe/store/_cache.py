@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.errors import FeatpipeError, FeaturesNotCached
+from featpipe.errors import FeatpipeError, FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import CachedArray
@@ -38,10 +38,17 @@ class FeatureCache:
     ----------
     root : str or Path
         A local folder.
+
+    Raises
+    ------
+    RequestError
+        It is a file.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        if self.root.is_file():
+            raise RequestError(f"The cache {self.root} is a file; name a folder.")
         self._stimuli: dict[str, StoredStimuli] = {}  # immutable on disk, and read once
 
     def __repr__(self) -> str:

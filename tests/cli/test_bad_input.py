@@ -68,6 +68,7 @@ BAD = [
      "--cache new", ["classifier", "output", "Leave out"]),
     # numbers
     ("two means", f"{X} --images images --mean .5,.5", ["--mean", "'.5,.5'", "R,G,B"]),
+    ("mean in bytes", f"{X} --images images --mean 123.7,116.3,103.5", ["--mean", "255", "0 to 1"]),
     ("std of zero", f"{X} --images images --std 0,1,1", ["std", "positive"]),
     ("ragged batch", f"{X} --images images --batch-size 12", ["12", "multiple of 8"]),
     ("batch of words", f"{X} --images images --batch-size many", ["--batch-size", "'many'", "auto"]),
@@ -89,6 +90,7 @@ BAD = [
     ("ambiguous key", "cache show '' --cache cache", ["3 keys", "more digits"]),
     ("removal of an unknown key", "cache rm ffffffff --yes --cache cache", ["ffffffff"]),
     ("verification of an unknown key", "cache verify ffffffff --cache cache", ["ffffffff"]),
+    ("cache that is a file", "cache ls --cache ids.csv", ["ids.csv", "folder"]),
     ("verification of no cache", "cache verify --cache new", ["new", "nothing was checked"]),
     ("import of a missing file", "cache import no.npy --name n --ids ids.csv --cache new", ["no.npy", "FILE.npy"]),
     ("import of a pickle", "cache import objects.npy --name n --ids ids.csv --cache new", ["objects.npy"]),
@@ -143,7 +145,7 @@ BAD = [
     ("folds of words", f"{FT} table:table --cv some", ["'some'", "splits"]),
     ("splits that are not there", f"{FT} table:table --cv splits", ["splits.csv"]),
     ("groups that are not there", f"{FT} table:table --cv group", ["group"]),
-    ("sets that are not there", f"{FT} table:table --cv set", ["SET/NAME"]),
+    ("sets that are not there", f"{FT} table:table --cv set", ["SET/NAME", "got 'image_0'"]),
     ("no jobs", f"{FT} table:table --jobs 0", ["--jobs"]),
     # features
     ("features to choose from", f"{F} --data table:table", ["grid:2", "mean", "features__reduce"]),
@@ -163,6 +165,7 @@ BAD = [
     ("score of no predictions", "score embedding.npy --data table:table", ["embedding.npy", "predict"]),
     ("score of a missing file", "score no.npz --data table:table", ["no.npz", "predict"]),
     ("report of no run", "report notarun", ["notarun"]),
+    ("report to a folder", "report run --out images", ["images", "folder", "report.html"]),
     ("too few images for a demo", "demo --images 3", ["--images", "40"]),
     ("unknown zoo of models", "models --zoo keras", ["keras", "timm"]),
     ("unknown command", "fitt", ["fitt"]),
