@@ -306,6 +306,7 @@ def _record(
         "seconds": {name: round(value, 3) for name, value in times.items()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
+        "jobs": request.n_jobs,  # divides the threads among folds, and so decides the last digits
         "threads": {pool["user_api"]: pool["num_threads"] for pool in threadpool_info()},
     }
 
