@@ -60,13 +60,17 @@ class RunFolder:
         Raises
         ------
         RecipeError
-            It holds a run already and `overwrite` is off, or it is not a folder.
+            It holds a run already and `overwrite` is off, it is not a folder, or nothing can be written there:
+            said now, because a fit may take hours.
         """
         folder = cls(path)
         if folder.path.exists() and not folder.path.is_dir():
             raise RecipeError(f"--out {folder.path} is a file; name a folder.")
         if (folder.path / "summary.json").exists() and not overwrite:
             raise RecipeError(f"{folder.path} holds a run already. Name another --out, or say --overwrite.")
+        there = next(place for place in (folder.path, *folder.path.absolute().parents) if place.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            raise RecipeError(f"--out {folder.path}: nothing can be written in {there}. Name another --out.")
         return folder
 
     @classmethod

@@ -353,6 +353,16 @@ def test_a_run_is_not_overwritten_unasked(plain, root, make_request):
     assert (plain.path / "run.json").read_bytes() == before
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(RecipeError, match=r"nothing can be written in .*file\. Name another --out"):
+        RunFolder.create(tmp_path / "file" / "run")
+    monkeypatch.setattr("featpipe.runs._folder.os.access", lambda place, mode: place != tmp_path)
+    with pytest.raises(RecipeError, match="nothing can be written in"):
+        RunFolder.create(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_that_did_not_finish_is_no_run(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(RecipeError, match=r"no summary\.json"):
