@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,6 +78,7 @@ def fit_command(
         say_json({"run": str(run.path), "report": report, **summary})
         return
     show_summary(summary)
+    show_chosen(summary.get("chosen", {}))
     say(f"{run.path}: {report or 'no report'}")
 
 
@@ -183,6 +186,16 @@ def show_summary(summary: dict[str, Any]) -> None:
     say(f"{summary['n_stimuli']} stimuli, {summary['n_targets']} targets, {summary['n_folds']} folds")
     if summary.get("constant_predictions"):
         note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
+
+
+def show_chosen(chosen: dict[str, Any]) -> None:
+    """Print what a search chose: how many folds took each value, and which the saved pipeline has."""
+    for name in chosen.get("saved", ()):
+        taken = Counter(json.dumps(fold[name], ensure_ascii=False) for fold in chosen["folds"])
+        counts = ", ".join(
+            f"{value} in {count} of {taken.total()} folds" for value, count in taken.most_common()
+        )
+        say(f"{name}: {counts}; saved {json.dumps(chosen['saved'][name], ensure_ascii=False)}")
 
 
 def _number(value: float | None) -> str:

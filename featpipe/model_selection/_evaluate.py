@@ -43,6 +43,7 @@ class _Fold:
     moments: Moments | None
     prediction: Any
     estimator: Any
+    chosen: dict[str, Any] | None
 
 
 def evaluate(
@@ -171,6 +172,7 @@ def _fold(task: _Task, X, Y, train: np.ndarray, test: np.ndarray) -> _Fold:
         moments=moments(response, prediction) if numeric else None,
         prediction=prediction if keep_prediction else None,
         estimator=estimator if keep_estimator else None,
+        chosen=getattr(estimator, "best_params_", None),
     )
 
 
@@ -195,6 +197,7 @@ def _collect(task: _Task, ids: np.ndarray, splits, folds: list[_Fold], target_na
         pooled_r=_pooled_r(found),
         predictions=_assemble(folds, splits, len(ids)) if keep_predictions else None,
         estimators=tuple(fold.estimator for fold in folds) if keep_estimators else None,
+        chosen=tuple(fold.chosen for fold in folds if fold.chosen is not None) or None,
     )
 
 

@@ -32,6 +32,8 @@ class Evaluation:
         Held-out predictions; NaN for stimuli that no fold scored.
     estimators : tuple of estimators, optional
         The pipeline as fitted in each fold.
+    chosen : tuple of dict, optional
+        The parameters that a search chose inside each fold's training set.
     """
 
     scores: dict[str, np.ndarray]
@@ -42,6 +44,7 @@ class Evaluation:
     pooled_r: np.ndarray | None = None
     predictions: Any = None
     estimators: tuple[Any, ...] | None = field(default=None, repr=False)
+    chosen: tuple[dict[str, Any], ...] | None = None
 
     @property
     def n_folds(self) -> int:

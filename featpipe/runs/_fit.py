@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -258,11 +259,22 @@ def _write(
         "constant_predictions": int(evaluation.constant_predictions.sum()),
         "constant_responses": int(evaluation.constant_responses.sum()),
     }
+    if evaluation.chosen is not None:
+        summary["chosen"] = _chosen(evaluation.chosen, final)
     folder.write_csv("scores.csv", tidy(evaluation.scores, dataset))
     training = pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]})
     folder.write_csv("training.csv", training)
     folder.write_pipeline(final)
     folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
+
+
+def _chosen(folds: Sequence[Mapping[str, Any]], final: Pipeline) -> dict[str, Any]:
+    """Return what a search chose in each outer fold, and for the saved pipeline, as JSON can hold it."""
+    params = final.get_params()
+    chosen = {"folds": list(folds), "saved": {name: params[name] for name in folds[0]}}
+    return dict(
+        json.loads(json.dumps(chosen, default=lambda v: v.tolist() if hasattr(v, "tolist") else repr(v)))
+    )
 
 
 def _record(

@@ -249,6 +249,12 @@ def test_run_from_fit_to_report(featpipe, featpipe_json, tmp_path):
     assert (tmp_path / "again.html").stat().st_size > 1000
 
 
+def test_fit_says_what_a_search_chose(featpipe, tmp_path):
+    fit = "fit baseline_ridge --data table:table --cache cache --set features__reduce=mean --cv 3"
+    out = featpipe(f"{fit} --search 'features__layers=[[\"stem\"]]' --out {tmp_path / 'run'}")[1]
+    assert 'features__layers: ["stem"] in 3 of 3 folds; saved ["stem"]\n' in out
+
+
 def test_work_that_fails_ends_with_one(featpipe, tmp_path):
     (tmp_path / "file").write_text("in the way")
     code, out, err = featpipe(

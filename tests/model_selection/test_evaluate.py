@@ -121,6 +121,8 @@ def test_a_layer_is_a_hyperparameter_chosen_inside(study):
     )
     found = evaluate(search, ids, Y, cv=3, return_estimators=True)
     assert [e.best_params_["lookup__layer"] for e in found.estimators] == ["good"] * 3
+    assert found.chosen == ({"lookup__layer": "good"},) * 3
+    assert evaluate(_pipeline(table), ids, Y, cv=3).chosen is None
 
 
 def test_responses_may_be_lazy_one_column_or_a_frame(study):
