@@ -95,6 +95,13 @@ class LayerBlocks:
             matrix[:, columns] = self.block(position).reshape(len(self), -1)
         return matrix
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Refuse: rows of layers are no array or data frame until someone puts the layers side by side."""
+        raise RequestError(
+            "LayerBlocks are read layer by layer and are no array or data frame. Set output='matrix' in "
+            "CachedFeatures, or call to_matrix()."
+        )
+
     def __repr__(self) -> str:
         layers = ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
         return f"LayerBlocks({len(self)} stimuli; {layers})"

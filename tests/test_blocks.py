@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from featpipe import LayerBlocks
 from featpipe.errors import RequestError
@@ -54,6 +56,12 @@ def test_selecting_reads_nothing(blocks):
 
 def test_iteration_gives_names_and_natural_shapes(blocks):
     assert [(name, values.shape) for name, values in blocks] == [("one", (6, 3, 2, 2)), ("two", (6, 5))]
+
+
+@pytest.mark.parametrize("make", [np.asarray, pd.DataFrame, StandardScaler().fit])
+def test_whoever_needs_an_array_is_told_how_to_get_one(blocks, make):
+    with pytest.raises(RequestError, match=r"no array or data frame.*output='matrix'"):
+        make(blocks)
 
 
 def test_an_unknown_layer_names_those_there(blocks):
