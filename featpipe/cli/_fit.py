@@ -183,7 +183,11 @@ def show_summary(summary: dict[str, Any]) -> None:
     rows = [[group, *(_number(table["groups"][group]) for table in tables)] for group in groups]
     rows.append(["overall", *(_number(table["overall"]) for table in tables)])
     show_table(columns, rows, right=columns[1:])
-    say(f"{summary['n_stimuli']} stimuli, {summary['n_targets']} targets, {summary['n_folds']} folds")
+    n_stimuli, n_folds = summary["n_stimuli"], summary["n_folds"]
+    scored = summary.get("n_scored", n_stimuli)
+    part = "" if scored == n_stimuli else f" ({scored} scored)"
+    folds = f"{n_folds} fold{'' if n_folds == 1 else 's'}"
+    say(f"{n_stimuli} stimuli{part}, {summary['n_targets']} targets, {folds}")
     if summary.get("constant_predictions"):
         note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
 

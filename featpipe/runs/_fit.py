@@ -253,6 +253,7 @@ def _write(
     summary = summarise(evaluation.scores, dataset, pooled_r=evaluation.pooled_r)
     summary |= {
         "n_stimuli": dataset.n_stimuli,
+        "n_scored": sum(map(len, evaluation.test_ids)),
         "n_targets": dataset.n_targets,
         "n_folds": evaluation.n_folds,
         "cv": cv,

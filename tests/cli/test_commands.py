@@ -249,6 +249,15 @@ def test_run_from_fit_to_report(featpipe, featpipe_json, tmp_path):
     assert (tmp_path / "again.html").stat().st_size > 1000
 
 
+def test_fit_says_how_many_stimuli_were_scored(featpipe, tmp_path):
+    fit = "fit baseline_ridge --set features__model=python:tiny.py:build --trust --extract"
+    fit += " --set features__layers=head --set features__reduce=mean --data table:split"
+    assert (
+        "24 stimuli (6 scored), 8 targets, 1 fold\n"
+        in featpipe(f"{fit} --cache {tmp_path / 'cache'} --out {tmp_path / 'run'}")[1]
+    )
+
+
 def test_fit_says_what_a_search_chose(featpipe, tmp_path):
     fit = "fit baseline_ridge --data table:table --cache cache --set features__reduce=mean --cv 3"
     out = featpipe(f"{fit} --search 'features__layers=[[\"stem\"]]' --out {tmp_path / 'run'}")[1]
