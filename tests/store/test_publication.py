@@ -192,10 +192,10 @@ def test_what_the_disk_refuses_comes_with_advice(tmp_path, make_writer, monkeypa
     assert writer.publish(0, rows[:8], {})
 
 
-def test_a_cache_that_is_a_file_cannot_be_written(tmp_path, make_manifest):
+def test_a_cache_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(CacheWriteError, match="choose another cache"):
-        FeatureCache(tmp_path / "cache").add_stimuli(make_manifest(3))
+    with pytest.raises(RequestError, match="is a file; name a folder"):
+        FeatureCache(tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
