@@ -168,6 +168,8 @@ def _checked_targets(targets: pd.DataFrame, n_targets: int) -> pd.DataFrame:
             "there must be one row per target, in the same order."
         )
     targets = targets.reset_index(drop=True)
+    if not {"name", "target"} & set(targets):
+        targets["target"] = np.arange(n_targets)  # keeps the number of a target that is selected later
     if "noise_ceiling" in targets:
         targets["noise_ceiling"] = checked_ceiling(targets["noise_ceiling"].to_numpy())
     return targets

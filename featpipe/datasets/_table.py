@@ -44,6 +44,7 @@ themselves.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -114,7 +115,17 @@ def _ids(stimuli: StimulusSet, paths: Mapping[str, str], base: Path, n_rows: int
             f"There are {len(stimuli)} stimuli and {n_rows} rows in {paths['responses']!r}. With rows in "
             "sorted order both numbers must agree; otherwise give ids = 'FILE.csv:COLUMN' in a dataset.toml."
         )
-    return list(natsort.natsorted(stimuli.ids))
+    natural = list(natsort.natsorted(stimuli.ids))
+    if natural != (plain := sorted(stimuli.ids)):
+        place = next(i for i, names in enumerate(zip(natural, plain, strict=True)) if len(set(names)) == 2)
+        warnings.warn(
+            f"Rows of responses are taken in the natural order of {stimuli.name!r}, in which row {place} is "
+            f"{natural[place]!r}; sorted as texts it would be {plain[place]!r}. If your rows follow that order, "
+            "every one is joined to a wrong image: write ids = 'FILE.csv:COLUMN' in a dataset.toml.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return natural
 
 
 def _averaged(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -187,3 +187,18 @@ def test_ids_of_subfolders(tmp_path):
     make_images(tmp_path / "stimuli", ["a/1.png", "b/1.png"])
     np.save(tmp_path / "responses.npy", np.zeros((2, 1)))
     assert load_dataset(f"table:{tmp_path}").ids.tolist() == ["a/1", "b/1"]
+
+
+def test_names_that_sort_in_two_ways_are_pointed_out(tmp_path):
+    make_table_dataset(tmp_path, n=12)
+    with pytest.warns(
+        UserWarning, match=r"row 2 is 'image_2'; sorted as texts it would be 'image_10'.*write ids ="
+    ):
+        load_dataset(f"table:{tmp_path}")
+
+
+def test_a_selected_target_keeps_its_number(tmp_path):
+    make_table_dataset(tmp_path, n=12)
+    (tmp_path / "targets.csv").unlink()
+    dataset = load_dataset(f"table:{tmp_path}")
+    assert dataset.select_targets(np.arange(dataset.n_targets) == 5).targets["target"].tolist() == [5]
