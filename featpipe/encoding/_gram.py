@@ -8,6 +8,7 @@ penalties from 1e-2 up would show.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ class GramStatistics:
         return total
 
 
-class Subset:
+class Subset(ABC):
     """Some stimuli of `GramStatistics`, decomposed.
 
     Attributes
@@ -121,20 +122,20 @@ class Subset:
         self.total = float(self.weight.sum())
         self.decomposition = self._decompose()
 
-    def _decompose(self) -> Decomposition:
-        raise NotImplementedError
+    @abstractmethod
+    def _decompose(self) -> Decomposition: ...
 
+    @abstractmethod
     def project(self, rows: np.ndarray) -> np.ndarray:
         """Return ``(X[rows] - mean) W``: ndarray of shape (len(rows), rank), float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def right(self) -> np.ndarray:
         """Return W: ndarray of shape (n_features, rank), in the dtype of the features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self) -> np.ndarray:
         """Return the weighted mean of the features: ndarray of shape (n_features,), float64."""
-        raise NotImplementedError
 
 
 class _PrimalSubset(Subset):
