@@ -54,9 +54,7 @@ def candidates(
     """
     arrays = [a for a in cached_arrays(cache) if stimuli is None or _is_set(a, stimuli)]
     fields = dict(given)
-    if (
-        "weights" in fields and "model" in fields
-    ):  # weights that were named outrank the tag in the model's name
+    if {"weights", "model"} <= fields.keys():  # weights that were named outrank the tag in the model's name
         fields["model"] = ModelRef.parse(fields["model"]).architecture
     found = [a for a in arrays if all(_matches(a, name, value) for name, value in fields.items())]
     if found:
@@ -154,14 +152,20 @@ def _settle_fields(arrays: Sequence[CachedArray]) -> list[CachedArray]:
             several[name] = sorted(values.values())
     if several:
         listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in several.items())
+        settable = ["features__" + _PARAMETER[name] for name in several if name in _PARAMETER]
+        choose = (
+            f"set {', '.join(settable)}" if settable else "remove the others with `featpipe cache rm KEY`"
+        )
         raise AmbiguousFeatures(
-            f"Several cached features match and differ in {listed}. Choose one: set "
-            f"{', '.join('features__' + _PARAMETER.get(name, name) for name in several)}."
+            f"Several cached features match and differ in {listed}. Choose one: {choose}."
         )
     return list(arrays)
 
 
-_PARAMETER = {"reduction": "reduce", "preprocessing": "preprocess"}
+_PARAMETER = {name: name for name in ("model", "weights", "model_args", "precision", "store_dtype")} | {
+    "reduction": "reduce",
+    "preprocessing": "preprocess",
+}
 
 
 def _shown(array: CachedArray, name: str) -> str:

@@ -26,14 +26,12 @@ _ZOOS: dict[str, Callable[[Wanted], Architecture]] = {
 }
 
 
-def load(request: ModelRequest, *, rehash: bool = False) -> Backbone:
+def load(request: ModelRequest) -> Backbone:
     """Build the network that a request asks for, load its weights, and take their digest.
 
     Parameters
     ----------
     request : ModelRequest
-    rehash : bool
-        Accepted for symmetry with `resolve`; a network that is loaded is always hashed.
 
     Raises
     ------

@@ -127,10 +127,12 @@ def _refuse_another_target(run: RunFolder, fitted: str | None, asked: str | None
 
 
 def _refuse_other_names(dataset: Dataset, names: Sequence[str] | None) -> None:
-    """Refuse predictions whose targets go by other names than the data's; bare numbers name nothing."""
+    """Refuse predictions whose targets go by other names than the data's; against names, bare numbers say nothing."""
     wanted = [str(name) for name in target_names(dataset)]
+    if names is None or list(names) == wanted:
+        return
     numbers = [str(position) for position in range(len(wanted))]
-    if names is None or list(names) == wanted or numbers in (list(names), wanted):
+    if numbers in (list(names), wanted) and not all(name.isdecimal() for name in (*names, *wanted)):
         return
     came, right = next(pair for pair in zip(names, wanted, strict=True) if pair[0] != pair[1])
     raise RequestError(

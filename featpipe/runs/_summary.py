@@ -70,11 +70,9 @@ def tidy(scores: Mapping[str, np.ndarray], dataset: Dataset) -> pd.DataFrame:
 
 
 def target_names(dataset: Dataset) -> np.ndarray:
-    """Return one name per target: the column ``target`` or ``name`` of the targets, else its number."""
-    for column in ("target", "name"):
-        if column in dataset.targets:
-            return dataset.targets[column].astype(str).to_numpy(dtype=object)
-    return np.arange(dataset.n_targets).astype(str).astype(object)
+    """Return one name per target: the column ``target`` of the targets, which may be a number, or ``name``."""
+    column = "target" if "target" in dataset.targets else "name"
+    return dataset.targets[column].astype(str).to_numpy(dtype=object)
 
 
 def groups_of_targets(dataset: Dataset) -> np.ndarray:
