@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
 from collections import OrderedDict
 
 import numpy as np
 
+from featpipe.memory import available_memory, memory_sharers
 from featpipe.store import CachedArray
 
 _SHARE = 0.4  # of the memory that is available
@@ -39,7 +39,7 @@ class ReadCache:
     def limit(self) -> int:
         """Bytes that may be held."""
         if self._limit is None:
-            self._limit = int(available_memory() * _SHARE) // _workers()
+            self._limit = int(available_memory() * _SHARE) // memory_sharers()
         return self._limit
 
     @limit.setter
@@ -98,24 +98,3 @@ class ReadCache:
 
 
 READS = ReadCache()
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that this process may still take: the system's, or its control group's."""
-    system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            lines = dict(line.split(":") for line in file)
-        system = int(lines["MemAvailable"].split()[0]) * 1024
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
-            group = file.read().strip()
-        with open("/sys/fs/cgroup/memory.current", encoding="ascii") as file:
-            used = int(file.read())
-    except (OSError, KeyError):
-        return system
-    return system if group == "max" else min(system, int(group) - used)
-
-
-def _workers() -> int:
-    """Return how many processes share the memory: all processors' worth in a worker, one otherwise."""
-    return (os.cpu_count() or 1) if multiprocessing.parent_process() is not None else 1
