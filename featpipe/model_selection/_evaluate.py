@@ -17,9 +17,11 @@ from threadpoolctl import threadpool_limits
 from featpipe.errors import RequestError
 from featpipe.metrics import Moments, moments
 from featpipe.model_selection._evaluation import Evaluation
+from featpipe.model_selection._frozen import refuse_frozen_leaks
 from featpipe.model_selection._routing import routed, take
 from featpipe.model_selection._scorers import Metric, get_metrics, score_targets
-from featpipe.model_selection._splitters import make_cv
+from featpipe.model_selection._splitters import SetKFold, make_cv
+from featpipe.rsa import RDMs
 
 _SHOWN = 3  # ids that an error names
 
@@ -72,7 +74,7 @@ def evaluate(
     pipeline : estimator
         Cloned for every fold.
     X : array of shape (n_stimuli,) of ids, or anything of that length that indexes by rows
-    Y : array of shape (n_stimuli, n_targets) or (n_stimuli,)
+    Y : array of shape (n_stimuli, n_targets) or (n_stimuli,), or RDMs
         Responses, NaN where a trial is missing; or any object with ``len`` and ``Y[rows, ...]``.
     cv : int, {"group", "set"}, splitter or iterable of (train, test)
         Outer folds, see `make_cv`.
@@ -97,7 +99,8 @@ def evaluate(
     Raises
     ------
     RequestError
-        When an id is on both sides of a fold, or lengths differ.
+        When an id is on both sides of a fold, a frozen step was fitted on stimuli that a fold scores, or lengths
+        differ.
 
     Warns
     -----
@@ -106,8 +109,9 @@ def evaluate(
     """
     Y = np.asarray(Y) if hasattr(Y, "iloc") or isinstance(Y, list) else Y
     _check_lengths(len(X), Y=Y, groups=groups, sample_weight=sample_weight)
-    splits = _outer_splits(cv, X, groups)
+    splits = _outer_splits(cv, X, groups, by_set=isinstance(Y, RDMs))
     _refuse_leaks(X, splits)
+    refuse_frozen_leaks(pipeline, _ids(X), splits)
     fitted, wanted = routed(pipeline, {"groups": groups, "sample_weight": sample_weight})
     workers = min(len(splits), joblib.effective_n_jobs(n_jobs))
     task = _Task(
@@ -124,9 +128,10 @@ def evaluate(
     return _collect(task, _ids(X), splits, folds, target_names)
 
 
-def _outer_splits(cv, X, groups) -> list[tuple[np.ndarray, np.ndarray]]:
-    splitter = check_cv(make_cv(cv, len(X), groups=groups, ids=_ids(X)))
-    return list(splitter.split(np.empty((len(X), 1)), groups=None if groups is None else np.asarray(groups)))
+def _outer_splits(cv, X, groups, *, by_set: bool) -> list[tuple[np.ndarray, np.ndarray]]:
+    splitter = check_cv(make_cv(cv, len(X), groups=groups, ids=_ids(X), by_set=by_set))
+    rows = _ids(X) if isinstance(splitter, SetKFold) else np.empty((len(X), 1))
+    return list(splitter.split(rows, groups=None if groups is None else np.asarray(groups)))
 
 
 def _ids(X) -> np.ndarray:
@@ -195,7 +200,7 @@ def _collect(task: _Task, ids: np.ndarray, splits, folds: list[_Fold], target_na
         constant_predictions=np.array([m.constant_pred.sum() for m in found], dtype=int),
         constant_responses=np.array([m.constant_true.sum() for m in found], dtype=int),
         pooled_r=_pooled_r(found),
-        predictions=_assemble(folds, splits, len(ids)) if keep_predictions else None,
+        predictions=_assemble(folds, splits, ids) if keep_predictions else None,
         estimators=tuple(fold.estimator for fold in folds) if keep_estimators else None,
         chosen=tuple(fold.chosen for fold in folds if fold.chosen is not None) or None,
     )
@@ -207,7 +212,7 @@ def _pooled_r(found: list[Moments]) -> np.ndarray | None:
     return sum(found[1:], start=found[0]).pearson_r()
 
 
-def _assemble(folds: list[_Fold], splits, n_stimuli: int) -> np.ndarray:
+def _assemble(folds: list[_Fold], splits, ids: np.ndarray) -> np.ndarray | RDMs:
     """Return held-out predictions in the order of the stimuli; NaN where no fold predicted."""
     tested = np.concatenate([test for _, test in splits])
     if len(np.unique(tested)) != len(tested):
@@ -216,7 +221,18 @@ def _assemble(folds: list[_Fold], splits, n_stimuli: int) -> np.ndarray:
             "Use a K-fold cv, or leave return_predictions out."
         )
     first = folds[0].prediction
+    if isinstance(first, RDMs):
+        return _assemble_rdms(folds, splits, ids)
+    n_stimuli = len(ids)
     predictions = np.full((n_stimuli, *first.shape[1:]), np.nan, dtype=first.dtype)
     for fold, (_, test) in zip(folds, splits, strict=True):
         predictions[test] = fold.prediction
     return predictions
+
+
+def _assemble_rdms(folds: list[_Fold], splits, ids: np.ndarray) -> RDMs:
+    """Return the folds' RDMs as one, NaN for pairs that no fold predicted: those across folds."""
+    values = np.full((folds[0].prediction.n_rdms, len(ids), len(ids)), np.nan)
+    for fold, (_, test) in zip(folds, splits, strict=True):
+        values[:, test[:, None], test] = fold.prediction.values
+    return RDMs(values, ids, subjects=folds[0].prediction.subjects, targets=folds[0].prediction.targets)

@@ -45,9 +45,9 @@ def routed(pipeline, metadata: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     given = {name: value for name, value in metadata.items() if value is not None}
     with sklearn.config_context(enable_metadata_routing=True):
         pipeline = clone(pipeline)
-        for part in _parts(pipeline):
+        for part in parts_of(pipeline):
             _name_scorer(part)
-        for part in _parts(pipeline):
+        for part in parts_of(pipeline):
             _decline_undecided(part, given)
         wanted = get_routing_for_object(pipeline).consumes("fit", given.keys())
         if "groups" in given:
@@ -67,7 +67,7 @@ def take(wanted: Mapping[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.asarray(value)[rows] for name, value in wanted.items()}
 
 
-def _parts(pipeline) -> Iterator[Any]:
+def parts_of(pipeline) -> Iterator[Any]:
     """Yield the pipeline and everything that its parameters hold, each object once."""
     seen: set[int] = set()
     for part in (pipeline, *pipeline.get_params(deep=True).values()):
@@ -96,7 +96,7 @@ def _decline_undecided(part, given: Mapping[str, Any]) -> None:
 
 
 def _warn_of_blind_searches(pipeline) -> None:
-    for part in _parts(pipeline):
+    for part in parts_of(pipeline):
         if hasattr(part, "get_params") and "cv" in part.get_params(deep=False) and _splits_blindly(part):
             warnings.warn(
                 f"Groups were given, but the search in {type(part).__name__} splits with cv={part.cv!r}, which "

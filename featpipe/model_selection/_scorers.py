@@ -25,7 +25,14 @@ def mean_r2(y_true, y_pred) -> float:
     return float(r2(y_true, y_pred).mean())
 
 
-_MEANS = {"pearson_r": mean_pearson_r, "r2": mean_r2}
+def mean_rdm_rho(y_true, y_pred) -> float:
+    """Return the mean over subjects of `featpipe.rsa.rdm_rho`, which has a sign."""
+    from featpipe.rsa import rdm_rho
+
+    return float(np.nanmean(rdm_rho(y_true, y_pred)))
+
+
+_MEANS = {"pearson_r": mean_pearson_r, "r2": mean_r2, "rdm_rho": mean_rdm_rho}
 
 
 def score_targets(metrics: Mapping[str, Metric], y_true, y_pred, **weight) -> dict[str, np.ndarray]:
@@ -81,15 +88,25 @@ def get_scorer(scoring):
 
     Parameters
     ----------
-    scoring : {"pearson_r", "r2"}, any name that scikit-learn knows, or a scorer
+    scoring : {"pearson_r", "r2", "rdm_rho"}, any name that scikit-learn knows, or a scorer
 
     Returns
     -------
     scorer : callable (estimator, X, y) -> float
         Ours can be pickled and take no sample weights: searches are scored unweighted.
+
+    Raises
+    ------
+    RequestError
+        A squared correlation of RDMs: it would choose a model of the wrong sign.
     """
     if isinstance(scoring, str) and scoring in _MEANS:
         return make_scorer(_MEANS[scoring])
+    if isinstance(scoring, str) and scoring.startswith("rdm_"):
+        raise RequestError(
+            f"A search cannot look at {scoring!r}. Squares reward RDMs of the wrong sign: choose 'rdm_rho', the signed "
+            "mean correlation."
+        )
     return sklearn_scorer(scoring)
 
 
@@ -99,16 +116,25 @@ def get_metrics(scoring: str | Sequence[str] | Mapping[str, Metric]) -> dict[str
     Parameters
     ----------
     scoring : name, sequence of names, or mapping of names to functions
-        Names are "pearson_r" and "r2".
+        Names are "pearson_r" and "r2" for responses, those of `featpipe.rsa.RDM_METRICS` for RDMs.
     """
     if isinstance(scoring, Mapping):
         return dict(scoring)
+    known = _known()
     names = [scoring] if isinstance(scoring, str) else list(scoring)
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
         what = f"Unknown metric {unknown[0]!r}" if unknown else "No metric was given"
         raise RequestError(
-            f"{what}. Choose from {', '.join(METRICS)}, or pass a mapping of names to functions "
+            f"{what}. Choose from {', '.join(known)}, or pass a mapping of names to functions "
             "(y_true, y_pred, sample_weight=None) that return one score per target."
         )
-    return {name: METRICS[name] for name in names}
+    return {name: known[name] for name in names}
+
+
+def _known() -> dict[str, Metric]:
+    try:
+        from featpipe.rsa import RDM_METRICS
+    except ImportError:
+        return dict(METRICS)
+    return {**METRICS, **RDM_METRICS}

@@ -2,13 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut
+from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
 
 from featpipe.errors import RequestError
+from featpipe.rsa import stimulus_sets
+
+_FEW_STIMULI = 20  # of one set in a fold: below, the ρ² of noise is no longer small against a ceiling
+
+
+class SetKFold:
+    """K folds over stimuli that hold the same share of every stimulus set.
+
+    Sets are read from ids written ``SET/NAME``. Stimuli are shuffled, because sets come in the order of
+    their categories.
+
+    Parameters
+    ----------
+    n_splits : int
+    random_state : int
+        Seed of the shuffle.
+
+    Warns
+    -----
+    UserWarning
+        When a fold holds fewer than 20 stimuli of a set: a score over so few pairs is mostly noise.
+    """
+
+    def __init__(self, n_splits: int = 5, *, random_state: int = 0) -> None:
+        self.n_splits = n_splits
+        self.random_state = random_state
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds."""
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (train, test) rows.
+
+        Parameters
+        ----------
+        X : array of str, shape (n_stimuli,), or LayerBlocks
+            Ids; where X has none, those of `y`, which then are `RDMs`.
+        y, groups : ignored otherwise
+        """
+        sets = stimulus_sets(_ids_of(X, y))
+        counts = np.unique(sets, return_counts=True)[1]
+        if not 2 <= self.n_splits <= counts.min():
+            raise RequestError(
+                f"{self.n_splits} folds cannot be made of stimulus sets of {', '.join(map(str, counts))} stimuli; "
+                f"choose from 2 to {counts.min()}."
+            )
+        if (fewest := counts.min() // self.n_splits) < _FEW_STIMULI:
+            warnings.warn(
+                f"With {self.n_splits} folds one stimulus set has only {fewest} stimuli in a fold. Their RDM has "
+                f"{fewest * (fewest - 1) // 2} pairs and its score is mostly noise; choose fewer folds, or cv='set'.",
+                UserWarning,
+                stacklevel=2,
+            )
+        folds = StratifiedKFold(self.n_splits, shuffle=True, random_state=self.random_state)
+        yield from folds.split(np.empty(len(sets)), sets)
+
+    def __repr__(self) -> str:
+        return f"SetKFold({self.n_splits}, random_state={self.random_state})"
+
+
+def _ids_of(X: Any, y: Any) -> np.ndarray:
+    for source in (X, y):
+        if source is not None and hasattr(source, "ids"):
+            return np.asarray(source.ids)
+    ids = np.asarray(X)
+    if ids.ndim != 1 or ids.dtype.kind not in "UO":
+        raise RequestError(
+            "Folds by stimulus set need stimulus ids, as X or in a target of RDMs; X here has shape "
+            f"{ids.shape} and dtype {ids.dtype}."
+        )
+    return ids
 
 
 def merge_groups(groups: Sequence | np.ndarray | None, digests: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -48,7 +121,7 @@ def _root(parent: dict[Any, Any], node: Any) -> Any:
     return node
 
 
-def make_cv(spec, n_stimuli: int, *, groups=None, splits=None, ids=None):
+def make_cv(spec, n_stimuli: int, *, groups=None, splits=None, ids=None, by_set: bool = False):
     """Turn a request such as ``--cv 5`` into folds.
 
     Parameters
@@ -61,6 +134,8 @@ def make_cv(spec, n_stimuli: int, *, groups=None, splits=None, ids=None):
     n_stimuli : int
     groups, splits : array of shape (n_stimuli,), optional
     ids : array of str, shape (n_stimuli,), optional
+    by_set : bool
+        Give each of a number of folds its share of every stimulus set, as RDMs need it, see `SetKFold`.
 
     Returns
     -------
@@ -68,6 +143,8 @@ def make_cv(spec, n_stimuli: int, *, groups=None, splits=None, ids=None):
     """
     if isinstance(spec, str) and spec.isdecimal():
         spec = int(spec)
+    if isinstance(spec, int | np.integer) and by_set and groups is None:
+        return SetKFold(int(spec))
     if isinstance(spec, int | np.integer):
         return _folds(int(spec), n_stimuli, groups)
     if not isinstance(spec, str):
