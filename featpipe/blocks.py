@@ -27,6 +27,8 @@ class LayerBlocks:
     digests : sequence of str
         Digest of each layer's `FeatureSpec`, for whoever keeps statistics per (features, stimuli).
     read : callable (layer position, ids) -> ndarray of shape (len(ids), *shape), float32
+    stream : callable like `read`, optional
+        Reads without keeping the layer in memory for the next reader; `read` by default.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class LayerBlocks:
         dims: Sequence[tuple[str, ...]],
         digests: Sequence[str],
         read: Callable[[int, np.ndarray], np.ndarray],
+        stream: Callable[[int, np.ndarray], np.ndarray] | None = None,
     ) -> None:
         self.ids = np.asarray(ids)
         self.names = tuple(names)
@@ -45,6 +48,7 @@ class LayerBlocks:
         self.dims = tuple(tuple(axes) for axes in dims)
         self.digests = tuple(digests)
         self._read = read
+        self._stream = stream or read
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,16 +77,32 @@ class LayerBlocks:
         rows = rows[0] if isinstance(rows, tuple) else rows
         ids = np.atleast_1d(self.ids[rows])
         return LayerBlocks(
-            ids, names=self.names, shapes=self.shapes, dims=self.dims, digests=self.digests, read=self._read
+            ids,
+            names=self.names,
+            shapes=self.shapes,
+            dims=self.dims,
+            digests=self.digests,
+            read=self._read,
+            stream=self._stream,
         )
 
     def block(self, layer: str | int) -> np.ndarray:
         """Read one layer: ndarray of shape (n_stimuli, *shape), float32."""
-        if isinstance(layer, str):
-            if layer not in self.names:
-                raise RequestError(f"There is no layer {layer!r} here, only {', '.join(self.names)}.")
-            layer = self.names.index(layer)
-        return self._read(layer, self.ids)
+        return self._read(self._position(layer), self.ids)
+
+    def stream(self, layer: str | int, rows: Any) -> np.ndarray:
+        """Read some rows of one layer: ndarray of shape (n_rows, *shape), float32.
+
+        The layer is not kept in memory, for whoever reads layers larger than that piece by piece.
+        """
+        return self._stream(self._position(layer), self.ids[rows])
+
+    def _position(self, layer: str | int) -> int:
+        if isinstance(layer, int):
+            return layer
+        if layer not in self.names:
+            raise RequestError(f"There is no layer {layer!r} here, only {', '.join(self.names)}.")
+        return self.names.index(layer)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (name, ndarray of shape (n_stimuli, *shape)) one layer at a time."""

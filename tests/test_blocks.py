@@ -67,3 +67,10 @@ def test_whoever_needs_an_array_is_told_how_to_get_one(blocks, make):
 def test_an_unknown_layer_names_those_there(blocks):
     with pytest.raises(RequestError, match="no layer 'three' here, only one, two"):
         blocks.block("three")
+
+
+def test_streamed_rows_are_those_of_the_block(blocks, layers):
+    np.testing.assert_array_equal(blocks[[4, 2, 0]].stream("two", slice(1, 3)), layers["two"][[2, 0]])
+    np.testing.assert_array_equal(blocks.stream(0, [5, 1]), layers["one"][[5, 1]])
+    with pytest.raises(RequestError, match="no layer 'three'"):
+        blocks.stream("three", [0])

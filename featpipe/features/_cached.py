@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -138,13 +139,18 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "specs_")
         digests = [spec.digest() for spec in self.specs_]
         pools = {spec.digest(): arrays_of(self.cache, spec, self.stimuli) for spec in self.specs_}
+
+        def read(layer, ids, hold=True):
+            return rows_of(ids, pools[digests[layer]], self.specs_[layer], hold=hold)
+
         blocks = LayerBlocks(
             _as_ids(X),
             names=[spec.layer_label for spec in self.specs_],
             shapes=self.row_shapes_,
             dims=self.dims_,
             digests=digests,
-            read=lambda layer, ids: rows_of(ids, pools[digests[layer]], self.specs_[layer]),
+            read=read,
+            stream=partial(read, hold=False),
         )
         return blocks.to_matrix() if self.output == "matrix" else blocks
 

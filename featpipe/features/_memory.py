@@ -59,10 +59,10 @@ class ReadCache:
             self._held.clear()
             self._indices.clear()
 
-    def rows(self, array: CachedArray, rows: np.ndarray) -> np.ndarray:
-        """Return rows of one array, read as a whole layer where that fits."""
+    def rows(self, array: CachedArray, rows: np.ndarray, *, hold: bool = True) -> np.ndarray:
+        """Return rows of one array, read as a whole layer where that fits and `hold` asks for it."""
         size = int(np.prod(array.row_shape)) * array.n_stimuli * np.dtype(array.dtype).itemsize
-        if not array.complete or size > self.limit:
+        if not array.complete or size > self.limit or not (hold or self._holds(array)):
             return array.read(rows)
         selected: np.ndarray = self._layer(array)[rows]
         return selected
@@ -76,8 +76,12 @@ class ReadCache:
                     self._indices.popitem(last=False)
             return self._indices[array.stimuli_digest]
 
+    def _holds(self, array: CachedArray) -> bool:
+        with self._lock:
+            return _name(array) in self._held
+
     def _layer(self, array: CachedArray) -> np.ndarray:
-        name = (os.path.realpath(array.root), array.key)
+        name = _name(array)
         with self._lock:
             reading = self._reading.setdefault(name, threading.Lock())
         with reading:  # a second thread waits for the first one's read
@@ -95,6 +99,10 @@ class ReadCache:
     def _drop(self) -> None:
         while self._held and self._limit is not None and self.nbytes > self._limit:
             self._held.popitem(last=False)
+
+
+def _name(array: CachedArray) -> tuple[str, str]:
+    return os.path.realpath(array.root), array.key
 
 
 READS = ReadCache()

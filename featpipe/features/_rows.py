@@ -12,15 +12,20 @@ from featpipe.spec import FeatureSpec
 from featpipe.store import CachedArray
 
 
-def rows_of(ids: np.ndarray, pool: Sequence[CachedArray], spec: FeatureSpec) -> np.ndarray:
-    """Read the rows of ids from whichever of the pool's arrays (one spec, several stimulus sets) hold them."""
+def rows_of(
+    ids: np.ndarray, pool: Sequence[CachedArray], spec: FeatureSpec, *, hold: bool = True
+) -> np.ndarray:
+    """Read the rows of ids from whichever of the pool's arrays (one spec, several stimulus sets) hold them.
+
+    With `hold` the whole layer stays in memory for the next reader, where it fits.
+    """
     place = _places(ids, pool, spec)
     first = pool[0]
     out = np.empty((len(ids), *first.row_shape), dtype=np.float32)
     for position, array in enumerate(pool):
         here = np.flatnonzero(place[:, 0] == position)
         if len(here):
-            out[here] = READS.rows(array, place[here, 1])
+            out[here] = READS.rows(array, place[here, 1], hold=hold)
     return out
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from featpipe import CachedFeatures
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError, StimulusNotCached
+from featpipe.features import READS
+from featpipe.store import CachedArray
 
 
 def _flat(values):
@@ -134,3 +136,13 @@ def test_a_set_that_is_not_there_is_said(filled, ids):
 def test_x_must_be_ids(filled, bad):
     with pytest.raises(RequestError, match="one dimension"):
         CachedFeatures(filled[0], layers="layer1").fit(bad)
+
+
+def test_streaming_leaves_nothing_in_memory_and_uses_what_is_there(filled, ids, monkeypatch):
+    root, there = filled
+    blocks = CachedFeatures(root, layers="layer1", output="blocks").fit_transform(ids)
+    np.testing.assert_array_equal(blocks.stream("layer1", slice(3, 6)), there["layer1"][3:6])
+    assert READS.nbytes == 0
+    blocks.block("layer1")
+    monkeypatch.setattr(CachedArray, "read", None)  # a second read would fail
+    np.testing.assert_array_equal(blocks.stream("layer1", [7]), there["layer1"][[7]])
