@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from featpipe.extraction._allocator import keeping_freed_memory
-from featpipe.extraction._order import Extraction, Means, Order, Progress
+from featpipe.extraction._order import Extraction, Means, Order, Progress, Target, by_view
 from featpipe.extraction._plan import known_shard_rows, missing_shards, targets_of
 from featpipe.models import resolve
 from featpipe.stimuli import StimulusSet
@@ -25,19 +26,20 @@ def extract(
 ) -> Extraction:
     """Write the features of a stimulus set to the cache, going on where an earlier run stopped.
 
-    All layers come from one forward pass, which ends at the deepest one that is missing. Rows that the
-    cache holds for the same image bytes under the same features are copied. When nothing is missing no
+    All layers come from one forward pass a view, which ends at the deepest one that is missing. Rows that
+    the cache holds for the same image bytes under the same features are copied. When nothing is missing no
     network is built, and torch is not imported.
 
     Parameters
     ----------
     order : Order
-        What: model, layers, stored dtype, precision.
+        What: model, layers, stored dtype, precision, views.
     stimuli : StimulusSet
     cache : FeatureCache
     means : Means, optional
         How: device, batch size, workers, codec.
     progress : callable (images done, images in all), optional
+        Of all views that lack something.
     rehash : bool
         Ignore remembered digests of weights.
 
@@ -55,18 +57,37 @@ def extract(
     done = Extraction(
         card, stimuli.digest, tuple(targets), len(stimuli), n_computed=0, n_reused=0, seconds=0.0
     )
-    shard_rows = known_shard_rows(cache, stimuli.digest)
-    if shard_rows is None or missing_shards(cache, targets, math.ceil(len(stimuli) / shard_rows)):
+    if lacking := _lacking(cache, targets, stimuli):
         from featpipe.extraction._run import Run  # torch, only where something is missing
 
-        run = Run(order, stimuli, cache, means, card, targets, progress)
+        runs: list[Run] = []
         with keeping_freed_memory():
-            run.work()
+            for part in lacking:
+                shown = _part_of(progress, len(runs), len(lacking))
+                after = runs[-1] if runs else None
+                runs.append(Run(order, stimuli, cache, means, card, part, shown, after))
+                runs[-1].work()
         done = replace(
             done,
-            n_computed=run.n_computed,
-            n_reused=run.n_reused,
-            device=run.device,
-            batch_size=run.batch_size,
+            n_computed=sum(run.n_computed for run in runs),
+            n_reused=sum(run.n_reused for run in runs),
+            device=next((run.device for run in runs if run.device), ""),
+            batch_size=next((run.batch_size for run in runs if run.batch_size), 0),
         )
     return replace(done, seconds=time.perf_counter() - began)
+
+
+def _lacking(cache: FeatureCache, targets: Sequence[Target], stimuli: StimulusSet) -> list[list[Target]]:
+    """Return the targets of each view that lacks something."""
+    shard_rows = known_shard_rows(cache, stimuli.digest)
+    if shard_rows is None:
+        return by_view(targets)
+    lacks = missing_shards(cache, targets, math.ceil(len(stimuli) / shard_rows))
+    return [part for part in by_view(targets) if any(target in lacks for target in part)]
+
+
+def _part_of(progress: Progress | None, part: int, n_parts: int) -> Progress | None:
+    """Return a callback for one of several parts of about the same size."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(part * total + done, n_parts * total)

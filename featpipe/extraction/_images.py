@@ -15,6 +15,7 @@ from featpipe.errors import SpecError
 from featpipe.models import apply_preprocessing
 from featpipe.spec import Preprocessing
 from featpipe.stimuli import StimulusSet
+from featpipe.views import ITSELF, View
 
 _AHEAD = 3  # batches: one in the network, one ready, one in the making
 
@@ -41,15 +42,24 @@ class ImageBatches:
         Threads.
     pin : bool
         Put batches in page-locked memory, from which CUDA copies without waiting.
+    view : View
+        Which view of each image goes into the preprocessing; by default the image itself.
     """
 
     def __init__(
-        self, stimuli: StimulusSet, preprocessing: Preprocessing, *, workers: int, pin: bool
+        self,
+        stimuli: StimulusSet,
+        preprocessing: Preprocessing,
+        *,
+        workers: int,
+        pin: bool,
+        view: View = ITSELF,
     ) -> None:
         self._stimuli = stimuli
         self._preprocessing = preprocessing
         self._size = self._input_size()
         self._pin = pin
+        self._view = view
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def _input_size(self) -> tuple[int, int]:
@@ -96,4 +106,5 @@ class ImageBatches:
 
     def _load(self, row: int, pixels: np.ndarray, places: list[int]) -> None:
         """Decode an image into its places of a batch; copying here keeps the network's threads free."""
-        pixels[places] = apply_preprocessing(self._stimuli.open(row), self._preprocessing).permute(1, 2, 0)
+        image = self._view.of(self._stimuli.open(row), self._stimuli.sha256[row])
+        pixels[places] = apply_preprocessing(image, self._preprocessing).permute(1, 2, 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from featpipe.errors import SpecError
 from featpipe.models import ModelCard, ModelRequest
 from featpipe.spec import FeatureSpec, LayerRequest
+from featpipe.views import USUAL, Augmentation, View
 
 LEAST_BATCH = 8  # rows are bit-equal for batches of a multiple of 8
 
@@ -16,16 +17,37 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to extract: all that enters the cache keys, the images aside."""
+    """What to extract: all that enters the cache keys, the images aside.
+
+    Parameters
+    ----------
+    model : ModelRequest
+    layers : tuple of LayerRequest
+    store_dtype, precision : str
+    n_views : int
+        Augmented views of every image, numbered from 1, besides the image itself.
+    augmentation : Augmentation
+    view_seed : int
+    """
 
     model: ModelRequest
     layers: tuple[LayerRequest, ...]
     store_dtype: str = "float32"
     precision: str = "fp32"
+    n_views: int = 0
+    augmentation: Augmentation = USUAL
+    view_seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.n_views < 0:
+            raise SpecError(f"The number of views is {self.n_views}; it must be 0, for none, or more.")
         if not self.layers:
             raise SpecError("No layer was asked for. Name at least one, such as --layers 'layer3:mean'.")
+
+    @property
+    def views(self) -> list[View]:
+        """The image itself, then its augmented views."""
+        return [View(number, self.augmentation, self.view_seed) for number in range(self.n_views + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +58,12 @@ class Target:
     key: str
     layer_order: int
     call_given: bool
+
+
+def by_view(targets: Sequence[Target]) -> list[list[Target]]:
+    """Return the targets of each view, those of the image itself first."""
+    numbers = dict.fromkeys(target.spec.view for target in targets)
+    return [[target for target in targets if target.spec.view == number] for number in sorted(numbers)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +104,10 @@ class Means:
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
-    """What an extraction did: keys of the arrays in network order, and counts of images."""
+    """What an extraction did: keys of the arrays, view by view in network order, and counts of images.
+
+    An image counts once for each of its views.
+    """
 
     card: ModelCard
     stimuli: str
@@ -90,13 +121,13 @@ class Extraction:
 
     @property
     def keys(self) -> list[str]:
-        """Keys of the arrays, in network order."""
+        """Keys of the arrays, view by view, in network order."""
         return [target.key for target in self.targets]
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What an extraction would do: per layer the shape of a row, and what the whole would cost."""
+    """What an extraction would do: per layer and view the shape of a row, and what the whole would cost."""
 
     card: ModelCard
     targets: tuple[Target, ...]

@@ -14,6 +14,7 @@ from featpipe.remembered import file_digest
 from featpipe.spec import REDUCTION_VERSIONS, FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import CachedArray, FeatureCache
+from featpipe.views import spec_of_view
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class ShardJob:
 
 
 def targets_of(order: Order, card: ModelCard, stimuli_digest: str) -> list[Target]:
-    """Return one target per matched layer and reduction, in network order, without repeats."""
+    """Return one target per view, matched layer and reduction, in network order per view, without repeats."""
     targets: dict[str, Target] = {}
     for request in order.layers:
         for layer, call, element in match_layers(request, card.layers):
@@ -56,9 +57,10 @@ def targets_of(order: Order, card: ModelCard, stimuli_digest: str) -> list[Targe
                 store_dtype=order.store_dtype,
                 precision=order.precision,
             )
-            key = spec.key(stimuli_digest)
-            targets[key] = Target(spec, key, card.layers.index(layer), call is not None)
-    return sorted(targets.values(), key=lambda target: target.layer_order)
+            for seen in (spec_of_view(spec, view) for view in order.views):
+                key = seen.key(stimuli_digest)
+                targets[key] = Target(seen, key, card.layers.index(layer), call is not None)
+    return sorted(targets.values(), key=lambda target: (target.spec.view, target.layer_order))
 
 
 def known_shard_rows(cache: FeatureCache, stimuli_digest: str) -> int | None:

@@ -30,7 +30,18 @@ _LIBRARIES = ("featpipe", "torch", "torchvision", "timm", "open_clip_torch", "pi
 
 
 class Run:
-    """One extraction under way; its steps stand in the order in which they happen."""
+    """One extraction under way; its steps stand in the order in which they happen.
+
+    Parameters
+    ----------
+    order, stimuli, cache, means, card
+        See `extract`.
+    targets : sequence of Target
+        All of one view.
+    progress : callable or None
+    after : Run, optional
+        One of another view, whose network and batch size serve again.
+    """
 
     def __init__(
         self,
@@ -41,13 +52,15 @@ class Run:
         card: ModelCard,
         targets: Sequence[Target],
         progress: Progress | None,
+        after: Run | None = None,
     ) -> None:
         self.order, self.stimuli, self.cache, self.means, self.card = order, stimuli, cache, means, card
         self.targets = targets
         self.progress = progress or (lambda done, total: None)
         self.n_computed = self.n_reused = self.batch_size = 0
         self.device = ""
-        self._backbone: Backbone | None = None
+        self._backbone: Backbone | None = after._backbone if after else None
+        self._found_size: int | None = (after.batch_size or None) if after else None
         self._forward: Forward | None = None
 
     def work(self) -> None:
@@ -92,7 +105,7 @@ class Run:
                 device=choose_device(self.means.device),
                 precision=self.order.precision,
                 memory_format=recorded.get("memory_format", usual),
-                batch_size=self.means.batch_size or recorded.get("batch_size"),
+                batch_size=self.means.batch_size or recorded.get("batch_size") or self._found_size,
             )
         return self._forward
 
@@ -115,6 +128,7 @@ class Run:
                 self.card.preprocessing,
                 workers=self.means.workers or default_workers(),
                 pin=device.type == "cuda",
+                view=self.order.views[self.targets[0].spec.view],
             )
             stack.enter_context(images)
             forward = stack.enter_context(self.forward(lacking))
