@@ -1,9 +1,10 @@
-"""Recordings to predict: one frozen `Dataset`, whatever they were read from."""
+"""Recordings to predict, whatever they were read from: a frozen `Dataset` of responses, or `RDMDataset` of RDMs."""
 
 from __future__ import annotations
 
 from featpipe.datasets._dataset import Dataset
 from featpipe.datasets._load import KINDS, is_data, load_dataset, load_stimuli, parse_data
+from featpipe.datasets._rdm_dataset import RDMDataset
 from featpipe.datasets._regions import REGIONS, default_masks, group_masks, region_order
 from featpipe.datasets._synthetic import colour_fields, make_synthetic_subject, simulate_responses
 
@@ -11,6 +12,7 @@ __all__ = [
     "KINDS",
     "REGIONS",
     "Dataset",
+    "RDMDataset",
     "colour_fields",
     "default_masks",
     "group_masks",

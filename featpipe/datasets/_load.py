@@ -5,14 +5,16 @@ from __future__ import annotations
 from difflib import get_close_matches
 from pathlib import Path
 
+from featpipe.datasets._algonauts2019 import load_algonauts2019, load_algonauts2019_stimuli
 from featpipe.datasets._algonauts2023 import load_algonauts2023, load_algonauts2023_stimuli
 from featpipe.datasets._dataset import Dataset
+from featpipe.datasets._rdm_dataset import RDMDataset
 from featpipe.datasets._synthetic import load_synthetic, load_synthetic_stimuli
 from featpipe.datasets._table import load_table, load_table_stimuli
 from featpipe.errors import DatasetError
 from featpipe.stimuli import StimulusSet
 
-KINDS = ("table", "algonauts2023", "synthetic")
+KINDS = ("table", "algonauts2019", "algonauts2023", "synthetic")
 
 
 def load_dataset(
@@ -21,19 +23,26 @@ def load_dataset(
     subject: str | int | None = None,
     target: str | None = None,
     split: str | None = None,
-) -> Dataset:
+) -> Dataset | RDMDataset:
     """Read recordings.
 
     Parameters
     ----------
     data : str
-        ``table:DIR``, ``table:dataset.toml``, ``algonauts2023:DIR`` or ``synthetic:n=200,targets=40``.
+        ``table:DIR``, ``table:dataset.toml``, ``algonauts2019:DIR``, ``algonauts2023:DIR`` or
+        ``synthetic:n=200,targets=40``.
     subject : str or int, optional
-        Needed where the data hold several.
+        Needed where the data hold several; of RDMs all subjects are read by default.
     target : str, optional
-        Keep one named group of targets, such as ``lh.V1v`` or ``rh``.
+        Keep one named group of targets, such as ``lh.V1v`` or ``rh``, or the RDMs of one target, such as ``EVC``.
     split : str, optional
-        ``train`` or ``test``. None is all rows, in ``algonauts2023:`` those of the training split.
+        ``train`` or ``test``. None is all rows, in ``algonauts2019:`` and ``algonauts2023:`` those of the
+        training split.
+
+    Returns
+    -------
+    Dataset or RDMDataset
+        The latter of data whose targets are dissimilarities.
 
     Raises
     ------
@@ -41,6 +50,9 @@ def load_dataset(
         When the data are not there, not readable or do not fit together.
     """
     kind, place = parse_data(data)
+    if kind == "algonauts2019":
+        return load_algonauts2019(place, subject=subject, target=target, split=split)
+    dataset: Dataset | RDMDataset
     if kind == "algonauts2023":
         dataset = load_algonauts2023(place, subject=subject, split=split or "train")
     else:
@@ -52,6 +64,8 @@ def load_dataset(
 def load_stimuli(data: str, *, subject: str | int | None = None, split: str | None = None) -> StimulusSet:
     """Open the images of some data and leave the responses alone; arguments as in `load_dataset`."""
     kind, place = parse_data(data)
+    if kind == "algonauts2019":
+        return load_algonauts2019_stimuli(place, split=split)
     if kind == "algonauts2023":
         return load_algonauts2023_stimuli(place, subject=subject, split=split or "train")
     stimuli = load_table_stimuli(place) if kind == "table" else load_synthetic_stimuli(place)
@@ -72,8 +86,6 @@ def parse_data(data: str) -> tuple[str, str]:
         if not place and kind != "synthetic":
             raise DatasetError(f"{data!r} names no folder: write {kind}:DIR.")
         return kind, place
-    if kind == "algonauts2019":
-        raise DatasetError("algonauts2019: has RDMs as targets, which are not read yet.")
     if Path(data).exists():
         hint = f"to read what lies at that path write table:{data} or algonauts2023:{data}."
     else:

@@ -44,13 +44,11 @@ themselves.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import natsort
 import numpy as np
 import pandas as pd
 
@@ -59,6 +57,7 @@ from featpipe.datasets._checks import as_float32, checked_ceiling, some
 from featpipe.datasets._dataset import Dataset
 from featpipe.datasets._description import TableDescription, describe
 from featpipe.datasets._regions import default_masks
+from featpipe.datasets._rows import sorted_rows
 from featpipe.datasets._subjects import pick_subject
 from featpipe.errors import DatasetError
 from featpipe.stimuli import StimulusSet
@@ -115,17 +114,7 @@ def _ids(stimuli: StimulusSet, paths: Mapping[str, str], base: Path, n_rows: int
             f"There are {len(stimuli)} stimuli and {n_rows} rows in {paths['responses']!r}. With rows in "
             "sorted order both numbers must agree; otherwise give ids = 'FILE.csv:COLUMN' in a dataset.toml."
         )
-    natural = list(natsort.natsorted(stimuli.ids))
-    if natural != (plain := sorted(stimuli.ids)):
-        place = next(i for i, names in enumerate(zip(natural, plain, strict=True)) if len(set(names)) == 2)
-        warnings.warn(
-            f"Rows of responses are taken in the natural order of {stimuli.name!r}, in which row {place} is "
-            f"{natural[place]!r}; sorted as texts it would be {plain[place]!r}. If your rows follow that order, "
-            "every one is joined to a wrong image: write ids = 'FILE.csv:COLUMN' in a dataset.toml.",
-            UserWarning,
-            stacklevel=2,
-        )
-    return natural
+    return sorted_rows(stimuli.ids, stimuli.name)
 
 
 def _averaged(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

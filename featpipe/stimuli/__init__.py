@@ -9,7 +9,8 @@ is part of every cache key through ``Preprocessing.decoder``.
 from __future__ import annotations
 
 from featpipe.stimuli._decode import DECODER, MAX_PIXELS
+from featpipe.stimuli._join import join_stimuli
 from featpipe.stimuli._manifest import StimulusManifest
 from featpipe.stimuli._set import StimulusSet
 
-__all__ = ["DECODER", "MAX_PIXELS", "StimulusManifest", "StimulusSet"]
+__all__ = ["DECODER", "MAX_PIXELS", "StimulusManifest", "StimulusSet", "join_stimuli"]

@@ -232,7 +232,7 @@ def test_algonauts2023(tmp_path, case):
         ("table:nowhere", "no folder or TOML file 'nowhere'"),
         ("algonauts2023:nowhere", "no folder 'nowhere'"),
         ("algonauts2023:.", "holds no subject of the challenge"),
-        ("algonauts2019:x", "has RDMs as targets"),
+        ("algonauts2019:x", "There is no folder 'x': write algonauts2019:DIR"),
         ("synthetic:noize=1", "no option 'noize'; did you mean 'noise'"),
         ("synthetic:n=many", "needs n= a number from 10"),
         ("synthetic:n=1", "needs n= a number from 10 to 100000, got '1'"),
