@@ -29,6 +29,8 @@ class LayerBlocks:
     read : callable (layer position, ids) -> ndarray of shape (len(ids), *shape), float32
     stream : callable like `read`, optional
         Reads without keeping the layer in memory for the next reader; `read` by default.
+    views : sequence of LayerBlocks, optional
+        Augmented views 1, 2, … of the same stimuli in the same layers.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LayerBlocks:
         digests: Sequence[str],
         read: Callable[[int, np.ndarray], np.ndarray],
         stream: Callable[[int, np.ndarray], np.ndarray] | None = None,
+        views: Sequence[LayerBlocks] = (),
     ) -> None:
         self.ids = np.asarray(ids)
         self.names = tuple(names)
@@ -49,6 +52,51 @@ class LayerBlocks:
         self.digests = tuple(digests)
         self._read = read
         self._stream = stream or read
+        self.views = tuple(views)
+        for number, view in enumerate(self.views, 1):
+            if view.names != self.names or not np.array_equal(view.ids, self.ids):
+                raise RequestError(
+                    f"View {number} has {len(view)} stimuli in layers {', '.join(view.names)}; it must have the ids "
+                    f"and the layers of the images themselves, {len(self)} stimuli in {', '.join(self.names)}."
+                )
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[str, LayerBlocks]]) -> LayerBlocks:
+        """Put the layers of several blocks of the same stimuli side by side.
+
+        Parameters
+        ----------
+        parts : sequence of (str, LayerBlocks)
+            Layers become ``NAME:LAYER``; views are joined by their number.
+
+        Raises
+        ------
+        RequestError
+            The parts have other ids, in another order, or not equally many views.
+        """
+        if not parts:
+            raise RequestError("There is nothing to join; give at least one (name, LayerBlocks).")
+        (first, one), *others = parts
+        for name, other in others:
+            if not np.array_equal(one.ids, other.ids) or len(one.views) != len(other.views):
+                raise RequestError(
+                    f"{first!r} has {len(one)} stimuli in {len(one.views)} views and {name!r} has {len(other)} in "
+                    f"{len(other.views)}: to be joined, they need the same ids in the same order, and as many views."
+                )
+        places = [(blocks, position) for _, blocks in parts for position in range(len(blocks.names))]
+        return cls(
+            one.ids,
+            names=[f"{name}:{layer}" for name, blocks in parts for layer in blocks.names],
+            shapes=[blocks.shapes[position] for blocks, position in places],
+            dims=[blocks.dims[position] for blocks, position in places],
+            digests=[blocks.digests[position] for blocks, position in places],
+            read=lambda layer, ids: places[layer][0]._read(places[layer][1], ids),
+            stream=lambda layer, ids: places[layer][0]._stream(places[layer][1], ids),
+            views=[
+                cls.join([(name, blocks.views[number]) for name, blocks in parts])
+                for number in range(len(one.views))
+            ],
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +121,7 @@ class LayerBlocks:
         }
 
     def __getitem__(self, rows: Any) -> LayerBlocks:
-        """Select stimuli by integers, booleans or a slice; a tuple's first entry selects."""
+        """Select stimuli, also in the views, by integers, booleans or a slice; a tuple's first entry selects."""
         rows = rows[0] if isinstance(rows, tuple) else rows
         ids = np.atleast_1d(self.ids[rows])
         return LayerBlocks(
@@ -84,6 +132,7 @@ class LayerBlocks:
             digests=self.digests,
             read=self._read,
             stream=self._stream,
+            views=[view[rows] for view in self.views],
         )
 
     def block(self, layer: str | int) -> np.ndarray:
@@ -124,4 +173,5 @@ class LayerBlocks:
 
     def __repr__(self) -> str:
         layers = ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
-        return f"LayerBlocks({len(self)} stimuli; {layers})"
+        views = f" and {len(self.views)} views" if self.views else ""
+        return f"LayerBlocks({len(self)} stimuli{views}; {layers})"

@@ -74,3 +74,53 @@ def test_streamed_rows_are_those_of_the_block(blocks, layers):
     np.testing.assert_array_equal(blocks.stream(0, [5, 1]), layers["one"][[5, 1]])
     with pytest.raises(RequestError, match="no layer 'three'"):
         blocks.stream("three", [0])
+
+
+def _like(blocks, *, ids=None, views=(), scale=1.0):
+    """The same layers with values of their own."""
+    return LayerBlocks(
+        blocks.ids if ids is None else ids, names=blocks.names, shapes=blocks.shapes, dims=blocks.dims,
+        digests=[f"{digest}{scale}" for digest in blocks.digests], views=views,
+        read=lambda layer, ids: scale * blocks._read(layer, ids),
+    )  # fmt: skip
+
+
+def test_selecting_rows_selects_them_in_the_views(blocks, layers):
+    seen = _like(blocks, views=[_like(blocks, scale=2.0), _like(blocks, scale=3.0)])
+    picked = seen[[4, 1]][1]
+    assert blocks.views == ()
+    assert [view.ids.tolist() for view in picked.views] == [["b"], ["b"]]
+    for view, scale in zip(picked.views, (2.0, 3.0), strict=True):
+        np.testing.assert_allclose(view.block("two"), scale * layers["two"][[1]])
+
+
+def test_views_of_other_stimuli_are_refused(blocks):
+    with pytest.raises(RequestError, match=r"View 1 has 6 stimuli .* must have the ids"):
+        _like(blocks, views=[blocks[::-1]])
+
+
+def test_a_join_is_a_concatenation(blocks):
+    twice = _like(blocks, scale=2.0)
+    joined = LayerBlocks.join([("plain", blocks), ("double", twice)])[[3, 0]]
+    assert joined.names == ("plain:one", "plain:two", "double:one", "double:two")
+    assert joined.digests == (*blocks.digests, *twice.digests)
+    np.testing.assert_array_equal(
+        joined.to_matrix(), np.hstack([blocks[[3, 0]].to_matrix(), twice[[3, 0]].to_matrix()])
+    )
+    np.testing.assert_array_equal(joined.stream("double:two", [1]), twice.stream("two", [0]))
+
+
+def test_views_are_joined_by_number(blocks):
+    seen = _like(blocks, views=[_like(blocks, scale=2.0), _like(blocks, scale=3.0)])
+    joined = LayerBlocks.join([("a", seen), ("b", seen)])
+    assert [view.names for view in joined.views] == [joined.names] * 2
+    np.testing.assert_array_equal(joined.views[1].block("b:two"), seen.views[1].block("two"))
+
+
+@pytest.mark.parametrize("change", ["order", "views"])
+def test_blocks_that_do_not_fit_are_not_joined(blocks, change):
+    other = blocks[::-1] if change == "order" else _like(blocks, views=[blocks])
+    with pytest.raises(RequestError, match=r"'a' has 6 stimuli in 0 views and 'b' has 6 in [01].* same ids"):
+        LayerBlocks.join([("a", blocks), ("b", other)])
+    with pytest.raises(RequestError, match="nothing to join"):
+        LayerBlocks.join([])
