@@ -1,7 +1,16 @@
 """From stimulus ids to rows of features: the first step of every pipeline. Needs no torch."""
 
 from featpipe.features._cached import CachedFeatures
+from featpipe.features._joined import JoinedFeatures, parts_of
 from featpipe.features._memory import READS, ReadCache
 from featpipe.features._settle import arrays_of, layer_patterns
 
-__all__ = ["READS", "CachedFeatures", "ReadCache", "arrays_of", "layer_patterns"]
+__all__ = [
+    "READS",
+    "CachedFeatures",
+    "JoinedFeatures",
+    "ReadCache",
+    "arrays_of",
+    "layer_patterns",
+    "parts_of",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,10 @@ from featpipe.errors import RequestError, StimulusNotCached
 from featpipe.features._memory import READS
 from featpipe.features._rows import rows_of
 from featpipe.features._settle import arrays_of, candidates, settle
-from featpipe.spec import digest_of
+from featpipe.features._views import arrays_of_views, settle_views
+from featpipe.spec import FeatureSpec, digest_of
+from featpipe.store import CachedArray
+from featpipe.views import View, spec_of_view
 
 
 class CachedFeatures(TransformerMixin, BaseEstimator):
@@ -48,6 +53,12 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         Digest (its first eight digits or more) or name of one stimulus set: the only one to look ids up in.
     output : {"matrix", "blocks"}
         A float32 matrix of shape (n_stimuli, n_features), layers side by side, or `LayerBlocks`.
+    views : int
+        Augmented views of every image, ``featpipe extract --views``, that stand in `LayerBlocks.views` for
+        whoever fits on them. `fit` looks whether the cache has them; rows are read when used.
+    augmentation : str, optional
+        How the views were made, such as ``"crop:0.875"``.
+    view_seed : int, optional
 
     Attributes
     ----------
@@ -55,6 +66,11 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         The features that were meant, one per layer, in the order of `layers` and of the network.
     row_shapes_ : list of tuple of int
         Natural shape of a row per layer.
+    dims_ : list of tuple of str
+        Name of each axis of a row per layer.
+    augmentation_ : Augmentation
+        How the views are made, where there are any.
+    view_seed_ : int
 
     Raises
     ------
@@ -80,6 +96,9 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         model_args=None,
         stimuli=None,
         output="matrix",
+        views=0,
+        augmentation=None,
+        view_seed=None,
     ):
         self.cache = cache
         self.model = model
@@ -92,6 +111,9 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         self.model_args = model_args
         self.stimuli = stimuli
         self.output = output
+        self.views = views
+        self.augmentation = augmentation
+        self.view_seed = view_seed
 
     def fit(self, X, y=None):
         """Settle which cached features are meant.
@@ -106,13 +128,9 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         -------
         self
         """
-        if self.output not in ("matrix", "blocks"):
-            raise RequestError(f"output is {self.output!r}; it must be 'matrix' or 'blocks'.")
-        for name in ("model", "weights", "reduce", "precision", "store_dtype", "stimuli"):
-            if not isinstance(value := getattr(self, name), str | None):
-                raise RequestError(f"{name} must be a text, got {value!r}.")
-        ids = _as_ids(X).tolist()
-        arrays = [a for a in self._candidates() if not READS.index(a).keys().isdisjoint(ids)]
+        self._check_parameters()
+        ids = as_ids(X).tolist()
+        arrays = _holding(self._candidates(), ids)
         if not arrays:
             raise StimulusNotCached(
                 f"None of {len(ids)} stimuli, first {ids[0]!r}, has a row under the features asked for. "
@@ -122,6 +140,14 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         self.specs_ = [array.spec for array in chosen]
         self.row_shapes_ = [array.row_shape for array in chosen]
         self.dims_ = [array.dims for array in chosen]
+        if self.views:
+            self.augmentation_, self.view_seed_ = settle_views(
+                _holding(arrays_of_views(self.cache, self.specs_, self.stimuli), ids),
+                self.specs_,
+                self.views,
+                augmentation=self.augmentation,
+                seed=self.view_seed,
+            )
         return self
 
     def transform(self, X):
@@ -137,22 +163,27 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         ndarray of shape (n_stimuli, n_features), float32, or LayerBlocks
         """
         check_is_fitted(self, "specs_")
-        digests = [spec.digest() for spec in self.specs_]
-        pools = {spec.digest(): arrays_of(self.cache, spec, self.stimuli) for spec in self.specs_}
+        ids = as_ids(X)
+        views = [self._blocks(ids, specs) for specs in self.view_specs_]
+        blocks = self._blocks(ids, self.specs_, views)
+        return blocks.to_matrix() if self.output == "matrix" else blocks
+
+    def _blocks(self, ids, specs, views=()):
+        pools = [arrays_of(self.cache, spec, self.stimuli) for spec in specs]
 
         def read(layer, ids, hold=True):
-            return rows_of(ids, pools[digests[layer]], self.specs_[layer], hold=hold)
+            return rows_of(ids, pools[layer], specs[layer], hold=hold)
 
-        blocks = LayerBlocks(
-            _as_ids(X),
-            names=[spec.layer_label for spec in self.specs_],
+        return LayerBlocks(
+            ids,
+            names=[spec.layer_label for spec in specs],
             shapes=self.row_shapes_,
             dims=self.dims_,
-            digests=digests,
+            digests=[spec.digest() for spec in specs],
             read=read,
             stream=partial(read, hold=False),
+            views=views,
         )
-        return blocks.to_matrix() if self.output == "matrix" else blocks
 
     def get_feature_names_out(self, input_features=None):
         """Return one name a column: ``LAYER_i`` for vectors, ``LAYER_c_y_x`` for maps."""
@@ -164,10 +195,31 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         return np.asarray(names, dtype=object)
 
     @property
+    def view_specs_(self) -> list[list[FeatureSpec]]:
+        """The features of views 1, 2, …, each one per layer."""
+        check_is_fitted(self, ["specs_", "augmentation_"] if self.views else "specs_")
+        views = [View(number, self.augmentation_, self.view_seed_) for number in range(1, self.views + 1)]
+        return [[spec_of_view(spec, view) for spec in self.specs_] for view in views]
+
+    @property
     def digest(self) -> str:
-        """Digest of the settled features of all layers."""
+        """Digest of the settled features of all layers, and of their views."""
         check_is_fitted(self, "specs_")
-        return digest_of([spec.digest() for spec in self.specs_])
+        return digest_of([spec.digest() for specs in (self.specs_, *self.view_specs_) for spec in specs])
+
+    def _check_parameters(self):
+        check_output(self.output)
+        for name in ("model", "weights", "reduce", "precision", "store_dtype", "stimuli", "augmentation"):
+            if not isinstance(value := getattr(self, name), str | None):
+                raise RequestError(f"{name} must be a text, got {value!r}.")
+        for name, value in (("views", self.views), ("view_seed", self.view_seed or 0)):
+            if not isinstance(value, Integral) or value < 0:
+                raise RequestError(f"{name} must be a number from 0, got {value!r}.")
+        if self.views and self.output == "matrix":
+            raise RequestError(
+                f"A matrix has no place for {self.views} views of each image. Set features__output='blocks' for "
+                "estimators that fit on views, or features__views=0."
+            )
 
     def _candidates(self):
         asked = ("model", "weights", "reduce", "preprocess", "precision", "store_dtype", "model_args")
@@ -182,7 +234,19 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         return tags
 
 
-def _as_ids(X: Any) -> np.ndarray:
+def check_output(output: Any) -> None:
+    """Raise `RequestError` unless an output is one of those known."""
+    if output not in ("matrix", "blocks"):
+        raise RequestError(f"output is {output!r}; it must be 'matrix' or 'blocks'.")
+
+
+def _holding(arrays: Sequence[CachedArray], ids: Sequence[str]) -> list[CachedArray]:
+    """Return the arrays that hold some of the ids."""
+    return [array for array in arrays if not READS.index(array).keys().isdisjoint(ids)]
+
+
+def as_ids(X: Any) -> np.ndarray:
+    """Return stimulus ids as an array of str, one dimension; raises `RequestError`."""
     ids = np.asarray(X, dtype=str) if len(X) else np.asarray([], dtype=str)
     if ids.ndim != 1 or not len(ids):
         raise RequestError(

@@ -44,10 +44,11 @@ def _places(ids: np.ndarray, pool: Sequence[CachedArray], spec: FeatureSpec) -> 
         new = there & (found[:, 0] < 0)
         found[new] = np.column_stack([np.full(new.sum(), position), rows[new]])
     if len(missing_ids := unique[found[:, 0] < 0]):
+        view = f" in view {spec.view}" if spec.view else ""
         raise StimulusNotCached(
-            f"{len(missing_ids)} of {len(unique)} stimuli have no row for layer {spec.layer_label!r} of {spec.model}, "
-            f"first {str(missing_ids[0])!r}. Run `featpipe extract` for this stimulus set (an interrupted run goes "
-            "on where it stopped), or check that the ids match its manifest."
+            f"{len(missing_ids)} of {len(unique)} stimuli have no row for layer {spec.layer_label!r} of {spec.model}"
+            f"{view}, first {str(missing_ids[0])!r}. Run `featpipe extract` for this stimulus set (an interrupted run "
+            "goes on where it stopped), or check that the ids match its manifest."
         )
     return found[inverse]
 

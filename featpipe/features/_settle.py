@@ -36,13 +36,15 @@ def arrays_of(cache: str | Path, spec: FeatureSpec, stimuli: str | None) -> list
     """Return the arrays that hold these features, one a stimulus set, of the sets that may be looked at."""
     root = Path(cache).resolve()
     arrays = [_open(root, key) for key in FeatureCache(root).keys_of(spec)]
-    return [array for array in arrays if stimuli is None or _is_set(array, stimuli)]
+    return [array for array in arrays if stimuli is None or is_set(array, stimuli)]
 
 
 def candidates(
     cache: str | os.PathLike[str], given: Mapping[str, Any], stimuli: str | None
 ) -> list[CachedArray]:
     """Return the arrays that have all fields given; raises `FeaturesNotCached` when none has.
+
+    Only those of the images themselves: augmented views are read beside them, never instead.
 
     Parameters
     ----------
@@ -52,7 +54,8 @@ def candidates(
     stimuli : str or None
         The one stimulus set to look at.
     """
-    arrays = [a for a in cached_arrays(cache) if stimuli is None or _is_set(a, stimuli)]
+    of_images = [a for a in cached_arrays(cache) if a.spec.view == 0]
+    arrays = [a for a in of_images if stimuli is None or is_set(a, stimuli)]
     fields = dict(given)
     if {"weights", "model"} <= fields.keys():  # weights that were named outrank the tag in the model's name
         fields["model"] = ModelRef.parse(fields["model"]).architecture
@@ -79,7 +82,8 @@ def settle(arrays: Sequence[CachedArray], layers: str | Iterable[str] | None) ->
     return [chosen[label] for label in dict.fromkeys(labels)]
 
 
-def _is_set(array: CachedArray, wanted: str) -> bool:
+def is_set(array: CachedArray, wanted: str) -> bool:
+    """Whether an array is of the stimulus set that a digest or a name means."""
     if array.spec.preprocessing is None:
         return True  # an imported array is known by ids, in whichever set they came
     if re.fullmatch(r"[0-9a-f]{8,64}", wanted) and array.stimuli_digest.startswith(wanted):
@@ -146,7 +150,7 @@ _SETTLED = (
 def _settle_fields(arrays: Sequence[CachedArray]) -> list[CachedArray]:
     """Return the arrays if they agree in everything but layer and stimuli; raise otherwise."""
     several: dict[str, list[str]] = {}
-    for name in (*_SETTLED, "reduction_version", "view", "augmentation", "view_seed"):
+    for name in (*_SETTLED, "reduction_version"):
         values = {getattr(array.spec, name): _shown(array, name) for array in arrays}
         if len(values) > 1:
             several[name] = sorted(values.values())
