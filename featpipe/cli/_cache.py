@@ -18,6 +18,8 @@ cache_app = typer.Typer(
     help="Look into a cache, check it, tidy it, bring arrays into it.", no_args_is_help=True
 )
 
+_WORDS = ("model", "weights", "layer", "reduce")
+
 Keys = Annotated[list[str] | None, typer.Argument(help="Keys or their first digits; all arrays by default.")]
 
 
@@ -41,9 +43,10 @@ def ls_command(
     if as_json:
         say_json({"cache": cache, "arrays": rows})
         return
+    views = ["view"] if any(row["view"] for row in rows) else []
     show_table(
-        ["key", "model", "weights", "layer", "reduce", "shape", "dtype", "stimuli", "rows", "on disk"],
-        [_cells(row) for row in rows],
+        ["key", *_WORDS, *views, "shape", "dtype", "stimuli", "rows", "on disk"],
+        [_cells(row, views) for row in rows],
         right=["rows", "on disk"],
     )
     say(f"{len(rows)} arrays, {human_bytes(sum(row['bytes'] for row in rows))}")
@@ -127,7 +130,8 @@ def rm_command(
         return
     for array in arrays:
         row = _row(array)
-        say(f"{row['key']} {row['model']} {row['layer']}:{row['reduce']} {human_bytes(row['bytes'])}")
+        view = f" view {row['view']}" if row["view"] else ""
+        say(f"{row['key']} {row['model']} {row['layer']}:{row['reduce']}{view} {human_bytes(row['bytes'])}")
     if not yes:
         typer.confirm(f"Remove {len(arrays)} arrays?", abort=True)
     store.remove([array.key for array in arrays])
@@ -180,7 +184,9 @@ def _one(store: FeatureCache, key: str) -> CachedArray:
 
 
 def _order(array: CachedArray) -> tuple[Any, ...]:
-    return array.spec.model, array.spec.weights, array.stimuli_digest, array.provenance.get("layer_order", 0)
+    spec, order = array.spec, array.provenance.get("layer_order", 0)
+    seen = spec.augmentation, spec.view_seed, spec.view
+    return spec.model, spec.weights, array.stimuli_digest, *seen, order
 
 
 def _row(array: CachedArray) -> dict[str, Any]:
@@ -190,6 +196,7 @@ def _row(array: CachedArray) -> dict[str, Any]:
         "weights": array.provenance.get("weights_label") or array.spec.weights[:12],
         "layer": array.spec.layer_label,
         "reduce": str(array.spec.reduction),
+        "view": array.spec.view,
         "shape": list(array.row_shape),
         "dtype": str(array.dtype),
         "stimuli": f"{array.manifest.name} ({array.stimuli_digest[:8]})",
@@ -199,8 +206,8 @@ def _row(array: CachedArray) -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], views: list[str]) -> list[str]:
     rows = str(row["rows"]) if row["complete"] else f"{row['rows']} (incomplete)"
     shape = "×".join(map(str, row["shape"]))
-    words = [row[name] for name in ("model", "weights", "layer", "reduce")]
+    words = [str(row[name]) for name in (*_WORDS, *views)]
     return [row["key"][:12], *words, shape, row["dtype"], row["stimuli"], rows, human_bytes(row["bytes"])]

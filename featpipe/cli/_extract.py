@@ -69,6 +69,19 @@ def extract_command(
     preprocess: Preprocess = "model",
     precision: Annotated[str, typer.Option("--precision", help="fp32, tf32, bf16 or fp16.")] = "fp32",
     store_dtype: Annotated[str, typer.Option("--store-dtype", help="float32 or float16.")] = "float32",
+    views: Annotated[
+        int,
+        typer.Option("--views", min=0, help="Augmented views of every image, besides the image itself."),
+    ] = 0,
+    augmentation: Annotated[
+        str | None,
+        typer.Option(
+            "--augmentation", help="What makes a view: crop:FRACTION[:flip]; crop:0.875 by default."
+        ),
+    ] = None,
+    view_seed: Annotated[
+        int | None, typer.Option("--view-seed", min=0, help="Other crops for another seed; 0 by default.")
+    ] = None,
     size: BatchSize = "auto",
     device: Device = "auto",
     workers: Workers = None,
@@ -123,6 +136,7 @@ def extract_command(
                 },
                 **{"--weights": weights != "default", "--preprocess": preprocess != "model"},
                 **{"--precision": precision != "fp32", "--store-dtype": store_dtype != "float32"},
+                **{"--views": views, "--augmentation": augmentation, "--view-seed": view_seed is not None},
             },
             "The recipe says what is extracted, and --data of which images; change it with --set "
             "features__model=…, features__weights=… and so on.",
@@ -145,6 +159,7 @@ def extract_command(
             _needed("--layers", layers),
             store_dtype,
             precision,
+            _views(views, augmentation, view_seed),
         )
     source = _needed("--images", images) if recipe is None else _needed("--data", data)
     stimuli = open_stimuli(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
@@ -165,11 +180,21 @@ def _needed(option: str, value: Any) -> Any:
     return value
 
 
-def _order(request: Any, layers: list[str], store_dtype: str, precision: str) -> Order:
+def _order(request: Any, layers: list[str], store_dtype: str, precision: str, views: dict[str, Any]) -> Order:
     from featpipe.extraction import Order
     from featpipe.spec import LayerRequest
 
-    return Order(request, tuple(LayerRequest.parse(text) for text in layers), store_dtype, precision)
+    return Order(request, tuple(LayerRequest.parse(text) for text in layers), store_dtype, precision, **views)
+
+
+def _views(n_views: int, augmentation: str | None, seed: int | None) -> dict[str, Any]:
+    """Return the fields of an order that say which views are made."""
+    from featpipe.views import USUAL, Augmentation
+
+    if n_views == 0 and (augmentation is not None or seed is not None):
+        raise SpecError("--augmentation and --view-seed go with --views N, which is missing.")
+    made_by = USUAL if augmentation is None else Augmentation.parse(augmentation)
+    return {"n_views": n_views, "augmentation": made_by, "view_seed": seed or 0}
 
 
 def _recipe_order(recipe: str, settings: list[str] | None, trust: bool) -> Order:
@@ -207,7 +232,13 @@ def open_stimuli(
 
 def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json: bool) -> None:
     arrays: list[dict[str, Any]] = [
-        {"key": t.key, "layer": t.spec.layer_label, "reduce": str(t.spec.reduction), "spec": t.spec.to_json()}
+        {
+            "key": t.key,
+            "layer": t.spec.layer_label,
+            "reduce": str(t.spec.reduction),
+            "view": t.spec.view,
+            "spec": t.spec.to_json(),
+        }
         for t in done.targets
     ]
     rate = done.n_computed / done.seconds if done.seconds else 0.0
@@ -230,12 +261,16 @@ def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json:
             }
         )
         return
-    show_table(["layer", "reduce", "key"], [(a["layer"], a["reduce"], a["key"][:12]) for a in arrays])
+    view, of = _view_column(arrays), _in_views(done.n_stimuli, arrays)
+    show_table(
+        ["layer", "reduce", *view, "key"],
+        [(a["layer"], a["reduce"], *(str(a[name]) for name in view), a["key"][:12]) for a in arrays],
+    )
     if not done.n_computed and not done.n_reused:
-        say(f"Nothing to do: all {done.n_stimuli} stimuli are cached ({human_seconds(done.seconds)}).")
+        say(f"Nothing to do: all {of} are cached ({human_seconds(done.seconds)}).")
         return
     say(
-        f"{done.n_computed} images computed and {done.n_reused} copied of {done.n_stimuli}, "
+        f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
         f"{human_seconds(done.seconds)}, {rate:.1f} images/s, {done.device or 'no device'}."
     )
 
@@ -245,6 +280,7 @@ def _say_dry_run(plan: DryRun, as_json: bool) -> None:
         {
             "layer": t.spec.layer_label,
             "reduce": str(t.spec.reduction),
+            "view": t.spec.view,
             "shape": list(shape),
             "bytes_per_image": size,
             "cached": cached,
@@ -260,12 +296,14 @@ def _say_dry_run(plan: DryRun, as_json: bool) -> None:
         }
         say_json({"layers": rows, **totals})
         return
+    view = _view_column(rows)
     show_table(
-        ["layer", "reduce", "shape", "bytes/image", "on disk", "cached"],
+        ["layer", "reduce", *view, "shape", "bytes/image", "on disk", "cached"],
         [
             (
                 row["layer"],
                 row["reduce"],
+                *(str(row[name]) for name in view),
                 "×".join(map(str, row["shape"])),
                 human_bytes(row["bytes_per_image"]),
                 human_bytes(row["bytes_per_image"] * plan.n_stimuli),
@@ -276,7 +314,17 @@ def _say_dry_run(plan: DryRun, as_json: bool) -> None:
         right=["bytes/image", "on disk"],
     )
     say(
-        f"{plan.n_stimuli} images; at most {human_bytes(plan.bytes_on_disk)} on disk; about "
-        f"{human_bytes(plan.peak_memory)} of memory; about {human_seconds(plan.seconds)} on {plan.device} "
+        f"{_in_views(plan.n_stimuli, rows)}; at most {human_bytes(plan.bytes_on_disk)} on disk; "
+        f"about {human_bytes(plan.peak_memory)} of memory; about {human_seconds(plan.seconds)} on {plan.device} "
         f"with batches of {plan.batch_size}."
     )
+
+
+def _view_column(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the columns of a table that views need: none without them."""
+    return ["view"] if any(row["view"] for row in rows) else []
+
+
+def _in_views(n_stimuli: int, rows: list[dict[str, Any]]) -> str:
+    n_views = len({row["view"] for row in rows})
+    return f"{n_stimuli} stimuli" + (f" in {n_views} views" if n_views > 1 else "")
