@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import h5py
 import numpy as np
 import pandas as pd
+import scipy.io
 from PIL import Image
 from sklearn.base import clone
 
 from featpipe.blocks import LayerBlocks
 from featpipe.datasets import REGIONS, colour_fields, simulate_responses
+from featpipe.rsa._challenge import CHALLENGE_VARIABLES
 
 # (left, right) vertices of the challenge's subjects
 VERTICES = {
@@ -194,6 +197,130 @@ def _save_fsaverage(path: Path, where: np.ndarray, values: Any) -> None:
     whole = np.zeros(_FSAVERAGE, dtype=np.uint8)
     whole[where] = values
     np.save(path, whole)
+
+
+def make_algonauts2019(
+    folder: str | Path,
+    *,
+    sets: Mapping[str, int] | None = None,
+    n_test: int = 0,
+    n_subjects: int = 4,
+    n_times: int | None = 3,
+    form: Literal["v5", "v7.3", "npz", "npy"] = "v5",
+    test_targets: bool = False,
+    noise: float = 0.05,
+    image_size: int = 24,
+    seed: int = 0,
+) -> Path:
+    """Write image sets in the official layout of the Algonauts 2019 challenge, under the real names.
+
+    The RDM of every target is planted: ``1 - r`` of the coarse colours of the images, weighted per target, to
+    which each subject adds noise. Each set has an offset of its own, as real ones do.
+
+    Parameters
+    ----------
+    folder : path
+        Gets ``Training_Data`` and, with ``n_test``, ``Test_Data`` inside.
+    sets : mapping of str to int, optional
+        Images per training set; ``{"92": 12, "118": 15}`` by default.
+    n_test : int
+        Images of the test set, called ``78``.
+    n_subjects : int
+        The real number is 15.
+    n_times : int, optional
+        Length of MEG's time axis, 20 in the real files. None writes ``target_meg_timeavg`` without one.
+    form : {"v5", "v7.3", "npz", "npy"}
+        Format of the targets: either of MATLAB's, or arrays of NumPy.
+    test_targets : bool
+        Also write the targets of the test set, as the organisers have them.
+    noise : float
+        Standard deviation of what subjects differ by; planted dissimilarities run from 0 to 2.
+    image_size : int
+        Side of the images in pixels; real ones have 175 and 300.
+    seed : int
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder, rng = Path(folder), np.random.default_rng(seed)
+    weights = {target: rng.uniform(0, 1, 48) ** 4 for target in CHALLENGE_VARIABLES}
+    given = {"92": 12, "118": 15} if sets is None else dict(sets)
+    homes = {name: folder / "Training_Data" / f"{name}_Image_Set" for name in given}
+    if n_test:
+        given["78"], homes["78"] = n_test, folder / "Test_Data" / "78_Image_Set"
+    for number, (name, n) in enumerate(given.items()):
+        width = max(2, len(name), len(str(n)))
+        names = [f"image_{row + 1:0{width}d}.jpg" for row in range(n)]
+        colours = make_images(homes[name] / f"{name}images", names, size=image_size, seed=seed * 16 + number)
+        if homes[name].parent.name == "Training_Data" or test_targets:
+            rdms = {target: planted_rdm(colours, weight) for target, weight in weights.items()}
+            _save_targets(homes[name], rdms, n_subjects, n_times, noise, form, rng)
+    return folder
+
+
+def planted_rdm(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return ``1 - r`` between rows of features of shape (n_stimuli, n_features), weighted and centred."""
+    weighted = (features - features.mean(axis=0)) * weights
+    return np.asarray(1 - np.corrcoef(weighted.astype(np.float64)))
+
+
+def _save_targets(
+    folder: Path,
+    rdms: Mapping[str, np.ndarray],
+    n_subjects: int,
+    n_times: int | None,
+    noise: float,
+    form: str,
+    rng: np.random.Generator,
+) -> None:
+    """Write the RDMs of all subjects, and for MEG of all times, each with an offset and noise."""
+    offset = rng.uniform(0.1, 0.5)
+    tracks: dict[str, dict[str, np.ndarray]] = {"target_fmri": {}, "target_meg": {}}
+    for target, rdm in rdms.items():
+        over_time = n_times is not None and target.startswith("MEG")
+        lead = (n_subjects, n_times) if over_time else (n_subjects,)
+        errors = np.triu(noise * rng.standard_normal((*lead, *rdm.shape)), 1)
+        values = rdm + offset + errors + errors.swapaxes(-1, -2)
+        values[..., np.arange(len(rdm)), np.arange(len(rdm))] = 0
+        track = "target_meg" if target.startswith("MEG") else "target_fmri"
+        tracks[track][CHALLENGE_VARIABLES[target]] = (values + values.swapaxes(-1, -2)) / 2
+    if n_times is None:
+        tracks["target_meg_timeavg"] = tracks.pop("target_meg")
+    for stem, arrays in tracks.items():
+        save_targets(folder / stem, arrays, form)
+
+
+def save_targets(path: Path, arrays: Mapping[str, np.ndarray], form: str) -> Path:
+    """Write arrays by name in one of the forms of `make_algonauts2019`, and return the file (or folder)."""
+    if form == "npy":
+        for name, values in arrays.items():
+            np.save(path.with_name(f"{name}.npy"), values)
+        return path.parent
+    file = path.with_suffix(".npz" if form == "npz" else ".mat")
+    if form == "npz":
+        np.savez(file, allow_pickle=False, **arrays)
+    elif form == "v5":
+        scipy.io.savemat(file, dict(arrays), do_compression=True)
+    else:
+        _save_v73(file, arrays)
+    return file
+
+
+def _save_v73(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write what MATLAB writes with -v7.3: HDF5 behind 512 bytes of text, all axes reversed."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, values in arrays.items():
+            dataset = file.create_dataset(
+                name, data=np.ascontiguousarray(values.T), chunks=True, compression="gzip"
+            )
+            dataset.attrs["MATLAB_class"] = np.bytes_("double" if values.dtype == np.float64 else "single")
+    header = (
+        b"MATLAB 7.3 MAT-file, Platform: GLNXA64, Created on: Wed Feb 20 18:46:15 2019 HDF5 schema 1.00 ."
+    )
+    with path.open("r+b") as raw:
+        raw.write(header.ljust(116) + bytes(8) + b"\x00\x02IM")
 
 
 def check_ids_estimator(estimator: Any, ids: Sequence[str] | np.ndarray, y: Any = None) -> None:

@@ -28,15 +28,9 @@ from featpipe.datasets._rows import sorted_rows
 from featpipe.errors import DatasetError, RequestError
 from featpipe.rsa import RDMs, concat, stack
 from featpipe.rsa._arrays import SUFFIXES, read_arrays
+from featpipe.rsa._challenge import CHALLENGE_VARIABLES
 from featpipe.stimuli import StimulusSet, join_stimuli
 
-# The challenge's variables, by what we call the targets
-VARIABLES = {
-    "EVC": "EVC_RDMs",
-    "IT": "IT_RDMs",
-    "MEG-early": "MEG_RDMs_early",
-    "MEG-late": "MEG_RDMs_late",
-}
 _FILES = {
     "EVC": ("target_fmri", "EVC_RDMs"),
     "IT": ("target_fmri", "IT_RDMs"),
@@ -81,8 +75,8 @@ class ImageSet:
         arrays = {path: read_arrays(path) for path in dict.fromkeys(self.targets[t] for t in targets)}
         parts = [
             checked_rdms(
-                _variable(arrays[path], VARIABLES[target], path), ids,
-                target=target, where=f"{VARIABLES[target]} in {str(path)!r}",
+                _variable(arrays[path], CHALLENGE_VARIABLES[target], path), ids,
+                target=target, where=f"{CHALLENGE_VARIABLES[target]} in {str(path)!r}",
             )
             for target in targets
             for path in [self.targets[target]]
@@ -260,9 +254,9 @@ def _of_split(sets: Mapping[str, list[ImageSet]], split: str | None, place: str)
 
 def _common_targets(sets: Sequence[ImageSet], target: str | None, place: str) -> list[str]:
     """Return the targets to read, which all sets must have."""
-    if target is not None and target not in VARIABLES:
-        raise DatasetError(no_target("algonauts2019", target, list(VARIABLES)))
-    there = [name for name in VARIABLES if any(name in part.targets for part in sets)]
+    if target is not None and target not in CHALLENGE_VARIABLES:
+        raise DatasetError(no_target("algonauts2019", target, list(CHALLENGE_VARIABLES)))
+    there = [name for name in CHALLENGE_VARIABLES if any(name in part.targets for part in sets)]
     wanted = there if target is None else [target]
     for part in sets:
         lacking = [name for name in wanted if name not in part.targets]

@@ -109,7 +109,8 @@ class RDMs:
 
     def __repr__(self) -> str:
         targets = ", ".join(dict.fromkeys(filter(None, self.targets)))
-        return f"RDMs({self.n_rdms} RDMs of {self.n_subjects} subjects, {len(self)} stimuli{targets and '; ' + targets})"
+        of = f"; {targets}" if targets else ""
+        return f"RDMs({self.n_rdms} RDMs of {self.n_subjects} subjects, {len(self)} stimuli{of})"
 
     # Counts and labels
 
@@ -269,7 +270,12 @@ class RDMs:
     # Copies
 
     def _with(self, values: np.ndarray, **labels: Any) -> Self:
-        kept = {"ids": self.ids, "subjects": self.subjects, "targets": self.targets, "times": self.times}
+        kept: dict[str, Any] = {
+            "ids": self.ids,
+            "subjects": self.subjects,
+            "targets": self.targets,
+            "times": self.times,
+        }
         kept |= labels
         return type(self)(values, kept.pop("ids"), **kept)
 
@@ -299,6 +305,8 @@ def _as_stack(values: Any) -> np.ndarray:
             f"Dissimilarities have shape {stack.shape}; (n_rdms, n_stimuli, n_stimuli) is needed. "
             "Vectors of pairs become RDMs through RDMs.from_upper."
         )
+    if stack.dtype.kind not in "fiub":
+        raise RequestError(f"Dissimilarities are of type {stack.dtype}; real numbers are needed.")
     if stack.dtype != np.float32:
         stack = stack.astype(np.float64)
     diagonal = np.arange(stack.shape[1])
@@ -310,14 +318,13 @@ def _as_stack(values: Any) -> np.ndarray:
 
 
 def _check_symmetry(stack: np.ndarray) -> None:
-    known = ~np.isnan(stack)
-    filled = np.where(known, stack, 0)
-    largest = np.abs(filled).max(initial=0.0)
-    if np.any(np.abs(filled - filled.swapaxes(1, 2)) > _ASYMMETRY * largest):
-        raise RequestError(
-            "An RDM is not symmetric. If both orders of a pair were measured, give their mean; if only the upper "
-            "triangle is filled, use RDMs.from_upper."
-        )
+    for matrix in stack:  # one at a time: MEG over time comes as hundreds
+        filled = np.where(np.isnan(matrix), 0, matrix)
+        if np.abs(filled - filled.T).max(initial=0) > _ASYMMETRY * np.abs(filled).max(initial=0):
+            raise RequestError(
+                "An RDM is not symmetric. If both orders of a pair were measured, give their mean; if only the upper "
+                "triangle is filled, use RDMs.from_upper."
+            )
 
 
 def _blank_self_pairs(stack: np.ndarray, ids: np.ndarray) -> None:
@@ -349,4 +356,10 @@ def _zscored(vectors: np.ndarray) -> np.ndarray:
 def _ranked(vectors: np.ndarray) -> np.ndarray:
     from scipy.stats import rankdata  # slow to import, and most runs never rank
 
-    return np.asarray(rankdata(vectors, axis=1, nan_policy="omit")) if vectors.size else vectors
+    ranks = np.full(vectors.shape, np.nan)
+    known = ~np.isnan(vectors)
+    whole = known.all(axis=1)
+    ranks[whole] = rankdata(vectors[whole], axis=1) if vectors[whole].size else 0
+    for row in np.flatnonzero(~whole):
+        ranks[row, known[row]] = rankdata(vectors[row, known[row]])
+    return ranks
