@@ -208,18 +208,13 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         return digest_of([spec.digest() for specs in (self.specs_, *self.view_specs_) for spec in specs])
 
     def _check_parameters(self):
-        check_output(self.output)
+        check_output(self.output, self.views)
         for name in ("model", "weights", "reduce", "precision", "store_dtype", "stimuli", "augmentation"):
             if not isinstance(value := getattr(self, name), str | None):
                 raise RequestError(f"{name} must be a text, got {value!r}.")
         for name, value in (("views", self.views), ("view_seed", self.view_seed or 0)):
             if not isinstance(value, Integral) or value < 0:
                 raise RequestError(f"{name} must be a number from 0, got {value!r}.")
-        if self.views and self.output == "matrix":
-            raise RequestError(
-                f"A matrix has no place for {self.views} views of each image. Set features__output='blocks' for "
-                "estimators that fit on views, or features__views=0."
-            )
 
     def _candidates(self):
         asked = ("model", "weights", "reduce", "preprocess", "precision", "store_dtype", "model_args")
@@ -234,10 +229,15 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         return tags
 
 
-def check_output(output: Any) -> None:
-    """Raise `RequestError` unless an output is one of those known."""
+def check_output(output: Any, views: Any) -> None:
+    """Raise `RequestError` unless an output is one of those known and has a place for the views."""
     if output not in ("matrix", "blocks"):
         raise RequestError(f"output is {output!r}; it must be 'matrix' or 'blocks'.")
+    if views and output == "matrix":
+        raise RequestError(
+            f"A matrix has no place for {views} views of each image. Set features__output='blocks' for estimators "
+            "that fit on views, or features__views=0."
+        )
 
 
 def _holding(arrays: Sequence[CachedArray], ids: Sequence[str]) -> list[CachedArray]:

@@ -75,7 +75,6 @@ class JoinedFeatures(TransformerMixin, _BaseComposition):
         -------
         self
         """
-        check_output(self.output)
         self._check_parts()
         self.parts_ = [(name, _fitted(name, self._placed(clone(part)), X)) for name, part in self.parts]
         fitted = [part for _, part in self.parts_]
@@ -135,6 +134,7 @@ class JoinedFeatures(TransformerMixin, _BaseComposition):
         if len({part.views for _, part in self.parts}) > 1:
             listed = ", ".join(f"features__{name}__views={part.views}" for name, part in self.parts)
             raise RequestError(f"Parts that are joined need as many views each, got {listed}.")
+        check_output(self.output, self.parts[0][1].views)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
