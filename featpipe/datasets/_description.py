@@ -13,6 +13,7 @@ from featpipe.datasets._checks import some
 from featpipe.datasets._subjects import pick_subject
 from featpipe.errors import DatasetError
 
+_MEASURED = ("responses.npy", "rdms.npz", "rdms.mat", "rdms.npy")
 PER_SUBJECT = ("ids", "responses", "targets", "splits")
 
 
@@ -22,7 +23,8 @@ class TableDescription:
 
     base: Path
     stimuli: str
-    responses: str | Mapping[str, str]
+    responses: str | Mapping[str, str] | None = None
+    rdms: str | Mapping[str, str] | None = None
     name: str = ""
     rows: str | None = None
     ids: str | Mapping[str, str] | None = None
@@ -36,35 +38,34 @@ class TableDescription:
             given = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise DatasetError(f"{str(path)!r} cannot be read as TOML ({error}).") from error
-        if "rdms" in given:
-            raise DatasetError(
-                f"{path.name!r} names rdms. Representational dissimilarities as a target are not read yet; "
-                "give responses."
-            )
         known = [f.name for f in fields(cls) if f.name != "base"]
         _refuse_unknown(given, known, path.name)
-        for key in ("stimuli", "responses"):
+        measured = "rdms" if "rdms" in given else "responses"
+        for key in ("stimuli", measured):
             if key not in given:
                 raise DatasetError(f"{path.name!r} does not say where the {key} are: add {key} = 'PATH'.")
         _check_types(given, path.name)
         _check_ceiling(given.get("noise_ceiling", {}), path.name)
         _check_rows(given, path.name)
+        if "rdms" in given:
+            _check_rdms(given, path.name)
         return cls(base=path.resolve().parent, **{"name": path.resolve().parent.name, **given})
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
         stimuli = [name for name in ("stimuli", "stimuli.zip") if (folder / name).exists()]
-        if len(stimuli) != 1 or not (folder / "responses.npy").exists():
+        measured = [name for name in _MEASURED if (folder / name).exists()]
+        if len(stimuli) != 1 or len(measured) != 1:
             there = some(sorted(path.name for path in folder.iterdir()), 8) or "nothing"
             raise DatasetError(
-                f"{str(folder)!r} needs either stimuli/ or stimuli.zip, and responses.npy, or a dataset.toml "
-                f"that says where they are; there is {there}."
+                f"{str(folder)!r} needs either stimuli/ or stimuli.zip, and responses.npy or RDMs in rdms.npz, "
+                f"or a dataset.toml that says where they are; there is {there}."
             )
         targets, splits = (
             f"{key}.csv" if (folder / f"{key}.csv").exists() else None for key in ("targets", "splits")
         )
-        name = folder.resolve().name
-        return cls(folder, stimuli[0], "responses.npy", name, rows="sorted", targets=targets, splits=splits)
+        said = {measured[0].partition(".")[0]: measured[0], "name": folder.resolve().name, "rows": "sorted"}
+        return cls(folder, stimuli[0], targets=targets, splits=splits, **said)  # type: ignore[arg-type]
 
     def of_subject(self, subject: str | int | None) -> tuple[dict[str, str], str | None]:
         """Return each per-subject entry as one path, and the subject's name if the description has any."""
@@ -108,6 +109,8 @@ def _check_types(given: Mapping[str, Any], where: str) -> None:
     for key, value in given.items():
         if key == "noise_ceiling":
             wanted, valid = "a table with file, unit, of", _is_texts(value)
+        elif key == "rdms":
+            wanted, valid = "a text or a table of texts per target", _is_text(value) or _is_texts(value)
         elif key in PER_SUBJECT:
             wanted, valid = "a text or a table of texts per subject", _is_text(value) or _is_texts(value)
         else:
@@ -134,7 +137,8 @@ def _check_ceiling(ceiling: Mapping[str, Any], where: str) -> None:
 
 
 def _check_rows(given: Mapping[str, Any], where: str) -> None:
-    if ("ids" in given) == ("rows" in given):
+    said = {"ids", "rows"} & set(given)
+    if len(said) == 2 or (not said and "rdms" not in given):  # a file of RDMs may have ids inside
         came = "gives both ids and rows" if "ids" in given else "does not say which row is which image"
         raise DatasetError(
             f"{where!r} {came}. Write ids = 'FILE.csv:COLUMN' for a column with the id of each row, or "
@@ -142,3 +146,17 @@ def _check_rows(given: Mapping[str, Any], where: str) -> None:
         )
     if given.get("rows", "sorted") != "sorted":
         raise DatasetError(f"In {where!r}, rows can only be 'sorted', got {given['rows']!r}.")
+
+
+def _check_rdms(given: Mapping[str, Any], where: str) -> None:
+    """Refuse what goes with responses only."""
+    for key in ("responses", "targets", "noise_ceiling"):
+        if key in given:
+            raise DatasetError(
+                f"{where!r} names both rdms and {key}; {key} go with responses. Write one TOML file for either."
+                if key == "responses"
+                else f"{where!r} names both rdms and {key}, which goes with responses; leave it out."
+            )
+    for key in ("ids", "splits"):
+        if not _is_text(given.get(key, "none")):
+            raise DatasetError(f"In {where!r}, {key} must be a text: all RDMs are over the same stimuli.")

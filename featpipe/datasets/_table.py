@@ -31,6 +31,19 @@ A ``dataset.toml`` says more. Paths are absolute or relative to it; unknown keys
 Numbers come from ``.npy``, ``.npz[:NAME]``, ``.csv`` (a header; a column ``id`` is left out), ``.nc[:NAME]``
 (needs the extra ``netcdf``) or ``.h5:DATASET``. Pickles are never loaded.
 
+RDMs are given instead of responses, targets and ceilings. Rows and columns are joined to images as rows of
+responses are, by ``ids`` or ``rows``; a file of `featpipe.rsa.save_rdms` has its ids inside, which count::
+
+    rdms = "rdms.npz"                 # .npz, .mat or .npy, of which :NAME chooses one array
+
+    [rdms]                            # or one entry per target
+    EVC = "fmri.mat:EVC_RDMs"         # (n_subjects, n, n), (n_subjects, n_times, n, n) or (n, n)
+    IT = "fmri.mat:IT_RDMs"           # NaN marks a pair that was not measured
+
+A folder without ``dataset.toml`` may have ``rdms.npz``, ``rdms.mat`` or ``rdms.npy`` in place of the responses.
+Images in folders have ids such as ``faces/01``, and what stands before the ``/`` is a stimulus set: RDMs are
+scored within each set.
+
 In ``targets.csv`` the columns ``hemisphere`` (lh, rh) and ``roi`` make the groups of the report, such as
 ``lh.V1v``; ``noise_ceiling`` is the fraction of variance that can be explained, ``time``, ``x``, ``y``, ``z``
 and ``vertex`` are numbers, every other column is text and can be a group. With one file of responses for
@@ -44,28 +57,24 @@ themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
-from featpipe.datasets._arrays import read_array, read_column, read_table
-from featpipe.datasets._checks import as_float32, checked_ceiling, some
+from featpipe.datasets._arrays import read_array, read_table
+from featpipe.datasets._checks import as_float32, checked_ceiling
 from featpipe.datasets._dataset import Dataset
 from featpipe.datasets._description import TableDescription, describe
+from featpipe.datasets._rdm_dataset import RDMDataset
+from featpipe.datasets._rdm_table import load_rdm_table
 from featpipe.datasets._regions import default_masks
-from featpipe.datasets._rows import sorted_rows
+from featpipe.datasets._rows import row_ids
+from featpipe.datasets._splits import split_rows
 from featpipe.datasets._subjects import pick_subject
 from featpipe.errors import DatasetError
 from featpipe.stimuli import StimulusSet
 
-_SPLIT_COLUMNS = ("split", "group", "n_repeats")
 
-
-def load_table(place: str, *, subject: str | int | None = None) -> Dataset:
+def load_table(place: str, *, subject: str | int | None = None) -> Dataset | RDMDataset:
     """Read ``table:PLACE``; the docstring of this module says what is there to be read.
 
     Raises
@@ -74,13 +83,15 @@ def load_table(place: str, *, subject: str | int | None = None) -> Dataset:
         When files are missing, of the wrong kind or do not fit together.
     """
     description = describe(place)
+    if description.rdms is not None:
+        return load_rdm_table(description, _stimuli(description), subject=subject)
     paths, chosen = description.of_subject(subject)
     stimuli = _stimuli(description)
     responses, columns = read_array(paths["responses"], description.base)
     means, repeats = _averaged(responses)
-    ids = _ids(stimuli, paths, description.base, len(means))
+    ids = row_ids(stimuli, paths.get("ids"), paths["responses"], description.base, len(means))
     targets = _targets(paths.get("targets"), columns, means.shape[1], description)
-    rows = _split_rows(paths.get("splits"), ids, description.base)
+    rows = split_rows(paths.get("splits"), ids, description.base)
     needed = set(ids)
     if len(needed) < len(stimuli) and needed <= set(stimuli.ids):
         stimuli = stimuli.select([i for i in stimuli.ids if i in needed])
@@ -98,23 +109,6 @@ def load_table_stimuli(place: str) -> StimulusSet:
 
 def _stimuli(description: TableDescription) -> StimulusSet:
     return StimulusSet.from_source(str(description.base / description.stimuli))
-
-
-def _ids(stimuli: StimulusSet, paths: Mapping[str, str], base: Path, n_rows: int) -> list[str]:
-    if "ids" in paths:
-        ids = read_column(paths["ids"], base)
-        if len(ids) != n_rows:
-            raise DatasetError(
-                f"{paths['ids']!r} gives {len(ids)} ids, {paths['responses']!r} has {n_rows} rows; "
-                "there must be one id per row."
-            )
-        return ids
-    if len(stimuli) != n_rows:
-        raise DatasetError(
-            f"There are {len(stimuli)} stimuli and {n_rows} rows in {paths['responses']!r}. With rows in "
-            "sorted order both numbers must agree; otherwise give ids = 'FILE.csv:COLUMN' in a dataset.toml."
-        )
-    return sorted_rows(stimuli.ids, stimuli.name)
 
 
 def _averaged(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -159,36 +153,6 @@ def _targets(
         values, unit=said.get("unit", "fraction"), of=said.get("of", "r2")
     )
     return targets
-
-
-def _split_rows(path: str | None, ids: list[str], base: Path) -> dict[str, Any]:
-    """Read splits, groups and n_repeats in the order of ``ids``."""
-    if path is None:
-        return {}
-    table = read_table(path, base)
-    _check_split_columns(list(table.columns), path)
-    if (twice := table["id"][table["id"].duplicated()]).size:
-        raise DatasetError(f"{path!r} has several rows for {some(list(twice))}; one per id is needed.")
-    table = table.set_index("id")
-    if missing := [i for i in ids if i not in table.index]:
-        raise DatasetError(f"{path!r} has no row for {len(missing)} of {len(ids)} ids, {some(missing)}.")
-    table = table.loc[ids]
-    names = {"split": "splits", "group": "groups", "n_repeats": "n_repeats"}
-    rows = {field: table[column].to_numpy() for column, field in names.items() if column in table}
-    if "n_repeats" in rows:
-        rows["n_repeats"] = pd.to_numeric(rows["n_repeats"], errors="coerce")
-    return rows
-
-
-def _check_split_columns(columns: list[str], path: str) -> None:
-    if "id" not in columns or not set(columns) & set(_SPLIT_COLUMNS):
-        raise DatasetError(
-            f"{path!r} has columns {some(columns, 8)}; it needs id and one of {', '.join(_SPLIT_COLUMNS)}."
-        )
-    for column in set(columns) - {"id", *_SPLIT_COLUMNS}:
-        absent = [name for name in _SPLIT_COLUMNS if name not in columns]
-        if close := get_close_matches(column, absent, 1, cutoff=0.75):
-            raise DatasetError(f"{path!r} has a column {column!r}; did you mean {close[0]!r}?")
 
 
 def _one_subject(dataset: Dataset, subject: str | int) -> Dataset:

@@ -80,7 +80,7 @@ def write_challenge_rdms(
     RequestError
         Another ending, matrices that are no RDMs of one size, or two targets that go by one variable.
     """
-    matrices = {_target(name): _matrix(value, str(name)) for name, value in rdms.items()}
+    matrices = {target_of_variable(name): _matrix(value, str(name)) for name, value in rdms.items()}
     if not matrices:
         raise RequestError("There is no RDM to write; give at least one target.")
     if ids is None:
@@ -118,7 +118,7 @@ def read_challenge_rdms(path: str | Path) -> ChallengeRDMs:
     variables = (
         {name: challenge_variable(name) for name in names}
         if names is not None
-        else {_target(name): name for name in arrays if name in _TARGETS or name.endswith("_RDMs")}
+        else {target_of_variable(name): name for name in arrays if name in _TARGETS or name.endswith("_RDMs")}
     )
     if not variables or any(name not in arrays for name in variables.values()):
         raise DatasetError(
@@ -161,7 +161,7 @@ def write_submission(path: str | Path, track: str, rdms: Mapping[str, np.ndarray
     out = Path(path)
     if out.suffix != ".zip":
         raise RequestError(f"A submission is a .zip, such as submit_{track}.zip, not {out.name!r}.")
-    matrices = {_target(name): _matrix(value, str(name)) for name, value in rdms.items()}
+    matrices = {target_of_variable(name): _matrix(value, str(name)) for name, value in rdms.items()}
     if set(matrices) != set(TRACKS[track]):
         raise RequestError(
             f"Track {track} takes exactly the targets {' and '.join(TRACKS[track])}, got "
@@ -177,7 +177,8 @@ def write_submission(path: str | Path, track: str, rdms: Mapping[str, np.ndarray
         save_mat(member, arrays)
 
 
-def _target(name: str) -> str:
+def target_of_variable(name: str) -> str:
+    """Return the target of a variable: ``EVC`` of ``EVC_RDMs``; a target's name stays."""
     return _TARGETS.get(name) or str(name).removesuffix("_RDMs")
 
 

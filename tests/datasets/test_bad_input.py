@@ -58,7 +58,7 @@ def targets(ceiling):
 
 ALL_IDS = [f"image_{k}" for k in range(12)]
 TABLE = {
-    "no responses file": (remove("responses.npy"), "needs either stimuli/ or stimuli.zip, and responses.npy"),
+    "no responses file": (remove("responses.npy"), "needs either stimuli/ or stimuli.zip, and responses.npy or RDMs in rdms.npz"),
     "two sources of images": (text("stimuli.zip", ""), "needs either stimuli/ or stimuli.zip"),
     "too few rows": (responses(lambda r: r[:-1]), r"12 stimuli and 11 rows in 'responses.npy'"),
     "a vector": (responses(lambda r: r[:, 0]), r"shape \(12,\); \(n_stimuli, n_targets\) is needed"),
@@ -106,7 +106,7 @@ TABLE = {
         "must be positive numbers, row 0 holds nan",
     ),
     "not TOML": (toml("stimuli = "), "cannot be read as TOML"),
-    "RDMs": (toml('rdms = "r.npy"'), "names rdms"),
+    "RDMs and responses": (toml(SORTED + 'rdms = "r.npy"'), "names both rdms and responses"),
     "unknown key": (toml(SORTED + 'tragets = "t.csv"'), "unknown key 'tragets'; did you mean 'targets'"),
     "no stimuli": (
         toml('responses = "responses.npy"\nrows = "sorted"'),
