@@ -25,6 +25,7 @@ from featpipe.extraction import Order
 from featpipe.features import CachedFeatures, layer_patterns
 from featpipe.models import ModelRequest
 from featpipe.spec import LayerRequest, Reduction
+from featpipe.views import USUAL, Augmentation
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,9 @@ class Recipe:
             layers=tuple(LayerRequest(layer, reduction) for layer in self._layers(features)),
             store_dtype=features.store_dtype or "float32",
             precision=features.precision or "fp32",
+            n_views=features.views,
+            augmentation=Augmentation.parse(features.augmentation or str(USUAL)),
+            view_seed=features.view_seed or 0,
         )
 
     def _layers(self, features: CachedFeatures) -> list[str]:

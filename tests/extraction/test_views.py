@@ -18,6 +18,7 @@ from featpipe.errors import SpecError
 from featpipe.extraction import Means, Order, dry_run, extract
 from featpipe.extraction import _run as run_module
 from featpipe.models import ModelRequest, apply_preprocessing, load, normalise
+from featpipe.recipes import load_recipe
 from featpipe.spec import LayerRequest
 from featpipe.stimuli import StimulusSet
 from featpipe.store import FeatureCache
@@ -250,3 +251,25 @@ def test_what_makes_a_view_is_a_field_of_its_spec(cache, stimuli, order_of):
     spec = done.targets[1].spec
     assert (spec.view, spec.augmentation, spec.view_seed) == (1, "crop:0.5:flip:1", 7)
     assert replace(spec, view=0, augmentation="", view_seed=0) == done.targets[0].spec
+
+
+RECIPE = """
+from sklearn.pipeline import Pipeline
+from featpipe import CachedFeatures
+from featpipe.recipes import Recipe
+
+features = CachedFeatures(
+    model={model!r}, layers=["head"], reduce="mean", output="blocks", views=2, augmentation="crop:0.5", view_seed=3
+)
+RECIPE = Recipe("Views.", "Nobody (2026), section 1.", Pipeline([("features", features)]))
+"""
+
+
+def test_a_recipe_says_which_views_it_needs(cache, stimuli, tmp_path, tiny_backbone):
+    (tmp_path / "seen.py").write_text(RECIPE.format(model=tiny_backbone))
+    recipe = load_recipe(str(tmp_path / "seen.py"))
+    done = extract(recipe.order(trust=True), stimuli, cache)
+    assert [t.spec.view for t in done.targets] == [0, 1, 2]
+    features = recipe.pipeline.named_steps["features"].set_params(cache=cache.root)
+    blocks = features.fit_transform(stimuli.ids)
+    np.testing.assert_array_equal(blocks.views[1].block("head"), cache.array(done.keys[2]).read())
