@@ -64,7 +64,10 @@ def is_hdf5(path: Path) -> bool:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as archive:
+    with (
+        path.open("rb") as file,
+        np.load(file, allow_pickle=False) as archive,
+    ):  # numpy leaves a torn file open
         return {name: archive[name] for name in archive.files}
 
 
