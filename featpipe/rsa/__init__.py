@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from featpipe.rsa._challenge import (
+    ChallengeRDMs,
+    read_challenge_rdms,
+    write_challenge_rdms,
+    write_submission,
+)
+from featpipe.rsa._exchange import from_rsatoolbox, load_rdms, save_rdms, to_rsatoolbox
 from featpipe.rsa._joining import concat, stack
 from featpipe.rsa._nulls import interval_of_rho, main_effect_null, permutation_null, rdm_nulls_summary
 from featpipe.rsa._rdms import RDMs, stimulus_sets
@@ -20,11 +27,14 @@ from featpipe.rsa._statistics import ChannelStatistics, channel_statistics
 
 __all__ = [
     "RDM_METRICS",
+    "ChallengeRDMs",
     "ChannelStatistics",
     "RDMs",
     "channel_statistics",
     "concat",
+    "from_rsatoolbox",
     "interval_of_rho",
+    "load_rdms",
     "main_effect_null",
     "measured_labels",
     "permutation_null",
@@ -36,6 +46,11 @@ __all__ = [
     "rdm_r2_centred",
     "rdm_rho",
     "rdm_rho_centred",
+    "read_challenge_rdms",
+    "save_rdms",
     "stack",
     "stimulus_sets",
+    "to_rsatoolbox",
+    "write_challenge_rdms",
+    "write_submission",
 ]
