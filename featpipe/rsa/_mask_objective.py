@@ -1,0 +1,163 @@
+"""How far masked dissimilarities are from measured ones, and the gradient in the mask, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from featpipe.rsa._mask_features import FeatureTerms
+from featpipe.rsa._mask_measured import Batch
+from featpipe.rsa._mask_terms import PairTerms
+
+LOSSES = ("l1", "squared", "correlation")
+_FEWEST_PAIRS = 3  # below it a correlation says nothing
+_ROUNDS = 30  # of reweighted least squares
+_SETTLED = 1e-6  # relative change of an L1 line that ends them
+
+
+@dataclass(frozen=True, eq=False)
+class Lines:
+    """Offset and scale between 1 - r and the measured dissimilarity, per target and stimulus set.
+
+    Parameters
+    ----------
+    offset, scale : ndarray of shape (n_targets, n_sets)
+    """
+
+    offset: np.ndarray
+    scale: np.ndarray
+
+
+def objective(
+    beta: np.ndarray,
+    terms: PairTerms | FeatureTerms,
+    batch: Batch,
+    *,
+    loss: str = "l1",
+    lines: Lines | Callable[[np.ndarray], Lines] | None = None,
+    shrinkage: float = 0.0,
+) -> tuple[float, np.ndarray]:
+    """Return the loss of a mask and its gradient.
+
+    ``loss(1 - r(beta), measured) + shrinkage mean((beta - 1)²)``, where l1 and squared are weighted means
+    over pairs and RDMs of ``|a + b d - y|`` and of its square, and correlation is
+    ``1 - mean over stimulus sets and RDMs of the weighted Pearson r of d and y``.
+
+    Parameters
+    ----------
+    beta : ndarray of shape (n_channels,)
+    terms : PairTerms or FeatureTerms
+    batch : Batch
+        Of the same pairs.
+    loss : {"l1", "squared", "correlation"}
+    lines : Lines, or callable d -> Lines, optional
+        a and b; 0 and 1 by default. A correlation does without. A callable must give the best ones: their
+        own change is left out of the gradient.
+    shrinkage : float
+
+    Returns
+    -------
+    value : float
+    gradient : ndarray of shape (n_channels,)
+
+    References
+    ----------
+    Gaziv (2019), sections 2.2 and 2.3.
+    """
+    r, pullback = terms.correlate(beta)
+    lines = lines(1 - r) if callable(lines) else lines
+    value, slope = loss_of(1 - r, batch, loss=loss, lines=lines)
+    away = beta - 1
+    gradient = pullback(-slope) + 2 * shrinkage * away / len(beta)
+    return value + shrinkage * float(np.mean(away**2)), gradient
+
+
+def loss_of(
+    d: np.ndarray, batch: Batch, *, loss: str, lines: Lines | None = None
+) -> tuple[float, np.ndarray]:
+    """Return the loss of dissimilarities d (n_pairs,) and its gradient in d."""
+    if loss == "correlation":
+        return _correlation(d, batch)
+    if lines is None:
+        residual, scale = d - batch.values, np.ones((1, 1))
+    else:
+        place = np.ix_(batch.target, batch.stimulus_set)
+        scale = lines.scale[place]  # (n_rdms, n_pairs)
+        residual = lines.offset[place] + scale * d - batch.values
+    if loss == "l1":
+        slope = batch.weights * np.sign(residual)
+        return float(np.vdot(slope, residual)), (scale * slope).sum(axis=0)
+    slope = batch.weights * residual
+    return float(np.vdot(slope, residual)), 2 * (scale * slope).sum(axis=0)
+
+
+def _correlation(d: np.ndarray, batch: Batch) -> tuple[float, np.ndarray]:
+    slope, total, count = np.zeros(len(d)), 0.0, 0.0
+    for name in np.unique(batch.stimulus_set):
+        pairs = np.flatnonzero(batch.stimulus_set == name)
+        weights = batch.weights[:, pairs]
+        enough = np.count_nonzero(weights, axis=1) >= _FEWEST_PAIRS
+        share = weights.sum(axis=1) * enough  # of each RDM: its pairs, and the chance of its time
+        if not enough.any():
+            continue
+        r, gradient = _weighted_r(d[pairs], batch.values[:, pairs], weights)
+        share = share / share.sum()
+        total += share @ r
+        slope[pairs] = share @ gradient
+        count += 1
+    return 1 - total / max(count, 1), -slope / max(count, 1)
+
+
+def _weighted_r(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return Pearson's r of d (n_pairs,) with each row of y, and its gradient in d, (n_rdms, n_pairs)."""
+    total = weights.sum(axis=1, keepdims=True)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
+    y = y - (weights * y).sum(axis=1, keepdims=True)
+    d = d - (weights @ d)[:, None]
+    tiny = np.finfo(float).tiny
+    spread = np.sqrt((weights * d**2).sum(axis=1, keepdims=True)) + tiny
+    z = y / (np.sqrt((weights * y**2).sum(axis=1, keepdims=True)) + tiny)
+    r = (weights * d * z).sum(axis=1, keepdims=True) / spread
+    return r[:, 0], weights * (z - r * d / spread) / spread
+
+
+def profile_lines(d: np.ndarray, batch: Batch, *, loss: str) -> Lines:
+    """Return the best offset and scale per target and stimulus set for dissimilarities d (n_pairs,).
+
+    Weighted least squares for the squared loss, reweighted for L1; scales are not negative.
+    """
+    shape = int(batch.target.max()) + 1, int(batch.stimulus_set.max()) + 1
+    lines = Lines(np.zeros(shape), np.ones(shape))
+    for target, stimulus_set in np.ndindex(shape):
+        place = np.ix_(batch.target == target, batch.stimulus_set == stimulus_set)
+        y, weights = batch.values[place], batch.weights[place]
+        if weights.any():
+            fit = _l1_line if loss == "l1" else _squared_line
+            found = fit(d[batch.stimulus_set == stimulus_set], y, weights)
+            lines.offset[target, stimulus_set], lines.scale[target, stimulus_set] = found
+    return lines
+
+
+def _squared_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    of_pair = weights.sum(axis=0)
+    total = of_pair.sum()
+    mean_d, mean_y = of_pair @ d / total, np.vdot(weights, y) / total
+    centred = d - mean_d
+    variance = of_pair @ centred**2
+    product = (weights * y).sum(axis=0) @ centred
+    scale = max(product / variance, 0.0) if variance > np.finfo(float).tiny else 0.0
+    return float(mean_y - scale * mean_d), float(scale)
+
+
+def _l1_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    offset, scale = _squared_line(d, y, weights)
+    for _ in range(_ROUNDS):
+        residual = np.abs(offset + scale * d - y)
+        floor = 1e-3 * np.vdot(weights, residual) / weights.sum() + np.finfo(float).tiny
+        before = offset, scale
+        offset, scale = _squared_line(d, y, weights / np.maximum(residual, floor))
+        if np.allclose(before, (offset, scale), rtol=_SETTLED, atol=_SETTLED):
+            break
+    return offset, scale

@@ -1,0 +1,198 @@
+"""Two ways to fit a mask: Adam on batches of pairs, and L-BFGS-B on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from featpipe.rsa._mask_features import FeatureTerms
+from featpipe.rsa._mask_measured import Measured
+from featpipe.rsa._mask_objective import Lines, objective, profile_lines
+from featpipe.rsa._mask_terms import PairTerms
+
+_DECAY = (0.9, 0.999)  # Adam's
+_EPSILON = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What is minimised.
+
+    Parameters
+    ----------
+    terms : PairTerms or FeatureTerms
+    measured : Measured
+        Of the same pairs.
+    loss : {"l1", "squared", "correlation"}
+    line : bool
+        Whether an offset and a scale per target and stimulus set are fitted beside the mask.
+    shrinkage : float
+    non_negative : bool
+    """
+
+    terms: PairTerms | FeatureTerms
+    measured: Measured
+    loss: str = "l1"
+    line: bool = False
+    shrinkage: float = 0.0
+    non_negative: bool = False
+
+    def lines(self, beta: np.ndarray) -> Lines | None:
+        """Return the best lines for a mask; None where none are wanted."""
+        if not self.line:
+            return None
+        r, _ = self.terms.correlate(beta)
+        return profile_lines(1 - r, self.measured.all(), loss=self.loss)
+
+    def full(self) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+        """Return mask -> (value, gradient) over all pairs, lines at their best for each mask."""
+        batch = self.measured.all()
+
+        def of(beta: np.ndarray) -> tuple[float, np.ndarray]:
+            # where lines are at their best, the gradient is that of fixed lines
+            profile = (lambda d: profile_lines(d, batch, loss=self.loss)) if self.line else None
+            return objective(beta, self.terms, batch, loss=self.loss, lines=profile, shrinkage=self.shrinkage)
+
+        return of
+
+
+@dataclass(eq=False)
+class Watch:
+    """Keep the record of a fit, and the mask that did best on held-out pairs.
+
+    Parameters
+    ----------
+    score : callable (mask) -> float, optional
+        Held-out score, larger is better; without it the last mask is kept and nothing stops early.
+    patience : int
+        Iterations without a new best after which to stop.
+    """
+
+    score: Callable[[np.ndarray], float] | None = None
+    patience: int = 5
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    best: np.ndarray = field(default_factory=lambda: np.ones(0))
+    best_iteration: int = 0
+
+    def sees(self, beta: np.ndarray, loss: float) -> bool:
+        """Note an iteration; return whether to stop. Iteration 0 is the mask of ones."""
+        self.losses.append(loss)
+        iteration = len(self.losses) - 1
+        if self.score is None:
+            self.best, self.best_iteration = beta.copy(), iteration
+            return False
+        self.scores.append(self.score(beta))
+        previous = max(self.scores[:-1], default=-np.inf)
+        if iteration == 0 or self.scores[-1] > previous:
+            self.best, self.best_iteration = beta.copy(), iteration
+        return iteration - self.best_iteration >= self.patience
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return columns ``iteration``, ``loss`` and ``rho``, the held-out score (NaN without)."""
+        rho = self.scores or [np.nan] * len(self.losses)
+        return {
+            "iteration": np.arange(len(self.losses)),
+            "loss": np.array(self.losses),
+            "rho": np.array(rho),
+        }
+
+
+def adam(
+    problem: Problem,
+    watch: Watch,
+    *,
+    learning_rate: float = 0.01,
+    batch_size: int = 40,
+    epochs: int = 15,
+    rng: np.random.Generator,
+) -> None:
+    """Fit a mask by Adam, from ones, on batches of pairs in random order; `watch` keeps what was found.
+
+    Lines are brought to their best before each epoch. Times are drawn per pair and batch.
+
+    References
+    ----------
+    Kingma & Ba (2015), algorithm 1. Gaziv (2019), section 2.3: rate .01, batches of 40.
+    """
+    beta = np.ones(problem.terms.n_channels)
+    step = adam_steps(len(beta), learning_rate)
+    if watch.sees(beta, problem.full()(beta)[0]):
+        return
+    for _ in range(epochs):
+        lines, losses = problem.lines(beta), []
+        for pairs in batches(problem.measured.n_pairs, batch_size, rng):
+            batch = problem.measured.draw(pairs, rng)
+            value, gradient = objective(
+                beta,
+                problem.terms.take(pairs),
+                batch,
+                loss=problem.loss,
+                lines=lines,
+                shrinkage=problem.shrinkage,
+            )
+            beta = beta - step(gradient)
+            beta = np.maximum(beta, 0) if problem.non_negative else beta
+            losses.append(value * len(pairs))
+        if watch.sees(beta, sum(losses) / problem.measured.n_pairs):
+            return
+
+
+def adam_steps(n_channels: int, learning_rate: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Return gradient -> what to take from the mask, with Adam's memory of earlier gradients."""
+    first, second, count = np.zeros(n_channels), np.zeros(n_channels), 0
+
+    def step(gradient: np.ndarray) -> np.ndarray:
+        nonlocal count, first, second
+        count += 1
+        first = _DECAY[0] * first + (1 - _DECAY[0]) * gradient
+        second = _DECAY[1] * second + (1 - _DECAY[1]) * gradient**2
+        scale = np.sqrt(second / (1 - _DECAY[1] ** count)) + _EPSILON
+        return learning_rate / (1 - _DECAY[0] ** count) * first / scale
+
+    return step
+
+
+def batches(n_pairs: int, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield all pairs once, in random order, so many at a time."""
+    order = rng.permutation(n_pairs)
+    return (order[start : start + batch_size] for start in range(0, n_pairs, batch_size))
+
+
+def lbfgs(problem: Problem, watch: Watch, *, max_iter: int = 200, tol: float = 1e-6) -> bool:
+    """Fit a mask by L-BFGS-B, from ones, on all pairs at once; `watch` keeps what was found.
+
+    Masks that are not negative are a bound. The L1 loss has a kink at every measured value, so many that
+    their mean is smooth at the length of a step.
+
+    Returns
+    -------
+    converged : bool
+        Whether it ended because the loss no longer fell, by more than `tol` of itself.
+    """
+    from scipy.optimize import minimize  # slow to import
+
+    value_and_gradient = problem.full()
+    start = np.ones(problem.terms.n_channels)
+    if watch.sees(start, value_and_gradient(start)[0]):
+        return False
+    stopped = False
+
+    def callback(intermediate_result) -> None:
+        nonlocal stopped
+        if watch.sees(intermediate_result.x, float(intermediate_result.fun)):
+            stopped = True
+            raise StopIteration
+
+    found = minimize(
+        value_and_gradient,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(0, None)] * len(start) if problem.non_negative else None,
+        callback=callback,
+        options={"maxiter": max_iter, "ftol": tol, "gtol": 1e-12, "maxfun": 10 * max_iter},
+    )
+    return bool(found.status == 0 and not stopped)

@@ -1,0 +1,208 @@
+"""What one coefficient per channel does to the correlation of two stimuli, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from featpipe.rsa._statistics import ChannelStatistics
+
+_PIECE = 512  # pairs at a time while rows are put together
+_FLOOR = 1e-10  # of the largest variance: below it one is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class PairTerms:
+    """Products of the pairs of stimuli that a mask is fitted to.
+
+    Features are shifted by one constant for all channels, so that float32 keeps the digits of ``1 - r``;
+    `correlate` puts back what the shift changes.
+
+    Parameters
+    ----------
+    products : ndarray of shape (n_pairs, n_channels), float32
+        Sum over positions of the product of the two stimuli.
+    norms : ndarray of shape (n_stimuli, n_channels), float32
+        The same of a stimulus with itself.
+    sums : ndarray of shape (n_stimuli, n_channels), float32
+        Sums over positions.
+    positions : ndarray of shape (n_channels,)
+        Positions of each channel.
+    shift : float
+        What was taken from every feature.
+    first, second : ndarray of int, shape (n_pairs,)
+        Rows of the two stimuli of each pair.
+    """
+
+    products: np.ndarray
+    norms: np.ndarray
+    sums: np.ndarray
+    positions: np.ndarray
+    shift: float
+    first: np.ndarray
+    second: np.ndarray
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of pairs."""
+        return len(self.first)
+
+    @property
+    def n_channels(self) -> int:
+        """Number of coefficients."""
+        return len(self.positions)
+
+    def take(self, pairs: np.ndarray) -> PairTerms:
+        """Select pairs, and the stimuli that they need."""
+        ends = np.concatenate([self.first[pairs], self.second[pairs]])
+        rows, place = np.unique(ends, return_inverse=True)
+        return replace(
+            self,
+            products=self.products[pairs],
+            norms=self.norms[rows],
+            sums=self.sums[rows],
+            first=place[: len(pairs)],
+            second=place[len(pairs) :],
+        )
+
+    def sum_channels(self, group: np.ndarray) -> PairTerms:
+        """Add up channels that share a coefficient, such as those of a stage.
+
+        Parameters
+        ----------
+        group : ndarray of int, shape (n_channels,)
+            Ascending from 0 without gaps.
+        """
+        starts = np.searchsorted(group, np.arange(group.max() + 1))
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            return np.add.reduceat(values, starts, axis=-1)
+
+        return replace(
+            self,
+            products=summed(self.products),
+            norms=summed(self.norms),
+            sums=summed(self.sums),
+            positions=summed(self.positions),
+        )
+
+    def correlate(self, beta: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """Return Pearson's r of masked embeddings, and what turns its gradient into that of the mask.
+
+        For features ``f + shift`` with products G and sums s of f over the ``P_c`` positions of channel c,
+        and ``D = sum P``, ``S_i = sum_c beta_c s_ic``, ``b = sum_c P_c beta_c / D``::
+
+            cov_ij = sum_c beta_c² G_c[i, j] - S_i S_j / D + shift (A_i + A_j) + shift² V
+            A_i = sum_c s_ic beta_c (beta_c - b),   V = sum_c P_c (beta_c - b)²
+
+        and ``r_ij = cov_ij / sqrt(cov_ii cov_jj)``, exactly.
+
+        Parameters
+        ----------
+        beta : ndarray of shape (n_channels,)
+
+        Returns
+        -------
+        r : ndarray of shape (n_pairs,), float64
+        pullback : callable, gradient of a loss in r (n_pairs,) -> gradient in beta (n_channels,)
+        """
+        i, j, shift, n_features = self.first, self.second, self.shift, self.positions.sum()
+        squared = (beta**2).astype(np.float32)
+        mean = self.positions @ beta / n_features
+        linear = self.sums @ np.stack([beta, beta * (beta - mean)], axis=1).astype(np.float32)
+        total, tilt = linear.astype(np.float64).T  # S, A: (n_stimuli,)
+        spread = self.positions @ (beta - mean) ** 2
+        variance = (self.norms @ squared).astype(np.float64) - total**2 / n_features
+        variance += 2 * shift * tilt + shift**2 * spread
+        covariance = (self.products @ squared).astype(np.float64) - total[i] * total[j] / n_features
+        covariance += shift * (tilt[i] + tilt[j]) + shift**2 * spread
+        r, pull = pearson(covariance, variance, i, j)
+
+        def pullback(gradient: np.ndarray) -> np.ndarray:
+            of_pair, of_self = pull(gradient)
+            cross = _scatter(i, of_pair * total[j], variance) + _scatter(j, of_pair * total[i], variance)
+            of_total = -(cross + 2 * of_self * total) / n_features
+            ends = _scatter(i, of_pair, variance) + _scatter(j, of_pair, variance)
+            of_tilt = shift * (ends + 2 * of_self)
+            through = np.stack([of_total, of_tilt]).astype(np.float32) @ self.sums  # (2, n_channels)
+            products = of_pair.astype(np.float32) @ self.products + of_self.astype(np.float32) @ self.norms
+            change = 2 * beta * products + through[0] + (2 * beta - mean) * through[1]
+            change -= self.positions * (of_tilt @ total / n_features)
+            of_spread = shift**2 * (of_pair.sum() + of_self.sum())
+            return np.asarray(change + 2 * of_spread * self.positions * (beta - mean))
+
+        return r, pullback
+
+
+def pair_terms(
+    statistics: Sequence[ChannelStatistics], pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> PairTerms:
+    """Put the products of pairs of several stimulus sets, or views, under one another.
+
+    Parameters
+    ----------
+    statistics : sequence of ChannelStatistics
+        With the same channels.
+    pairs : sequence of (first, second)
+        Row numbers within each of `statistics`.
+    """
+    positions = statistics[0].positions
+    shift = float(np.mean([part.sums.sum(axis=1).mean() for part in statistics]) / positions.sum())
+    parts = [_shifted_pairs(part, shift, *ends) for part, ends in zip(statistics, pairs, strict=True)]
+    offsets = np.cumsum([0, *(part.n_stimuli for part in statistics)])
+    return PairTerms(
+        products=_joined([products for products, _ in parts]),
+        norms=_joined([norms for _, norms in parts]),
+        sums=_joined([(part.sums - shift * positions).astype(np.float32) for part in statistics]),
+        positions=positions.astype(np.float64),
+        shift=shift,
+        first=np.concatenate([ends[0] + offset for ends, offset in zip(pairs, offsets, strict=False)]),
+        second=np.concatenate([ends[1] + offset for ends, offset in zip(pairs, offsets, strict=False)]),
+    )
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _shifted_pairs(
+    statistics: ChannelStatistics, shift: float, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return products of pairs, and of stimuli with themselves, of features less a constant."""
+    root = np.sqrt(statistics.positions)
+    scaled = (statistics.sums / root - shift * root).astype(np.float32)
+    stimuli = np.arange(statistics.n_stimuli)
+    products = statistics.centred_pairs(first, second)
+    for start in range(0, len(first), _PIECE):
+        piece = slice(start, start + _PIECE)
+        products[piece] += scaled[first[piece]] * scaled[second[piece]]
+    return products, statistics.centred_pairs(stimuli, stimuli) + scaled**2
+
+
+def pearson(
+    covariance: np.ndarray, variance: np.ndarray, first: np.ndarray, second: np.ndarray
+) -> tuple[np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
+    """Return r of pairs, and what turns its gradient into those of covariances and variances.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (n_pairs,)
+    variance : ndarray of shape (n_stimuli,)
+        Where it is rounding, r is 0 and so is the gradient.
+    first, second : ndarray of int, shape (n_pairs,)
+    """
+    known = variance > _FLOOR * variance.max(initial=0.0)
+    scale = np.where(known, 1 / np.sqrt(np.where(known, variance, 1.0)), 0.0)
+    r = covariance * scale[first] * scale[second]
+
+    def pull(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        both = _scatter(first, gradient * r, variance) + _scatter(second, gradient * r, variance)
+        return gradient * scale[first] * scale[second], -0.5 * both * scale**2
+
+    return r, pull
+
+
+def _scatter(rows: np.ndarray, values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    return np.bincount(rows, values, minlength=len(like))
