@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -169,12 +170,12 @@ def write_submission(path: str | Path, track: str, rdms: Mapping[str, np.ndarray
         )
     _one_size(matrices)
     arrays = {CHALLENGE_VARIABLES[target]: _exact(matrices[target], target) for target in TRACKS[track]}
-    with (
-        written_whole(out) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open(zipfile.ZipInfo(f"submit_{track}.mat"), "w") as member,
-    ):
-        save_mat(member, arrays)
+    buffer = BytesIO()  # a member of an archive cannot be sought in, which savemat wants
+    save_mat(buffer, arrays)
+    with written_whole(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        member = zipfile.ZipInfo(f"submit_{track}.mat")  # without a date: the same RDMs, the same bytes
+        member.external_attr = 0o644 << 16
+        archive.writestr(member, buffer.getvalue())
 
 
 def target_of_variable(name: str) -> str:

@@ -58,7 +58,10 @@ def targets(ceiling):
 
 ALL_IDS = [f"image_{k}" for k in range(12)]
 TABLE = {
-    "no responses file": (remove("responses.npy"), "needs either stimuli/ or stimuli.zip, and responses.npy or RDMs in rdms.npz"),
+    "no responses file": (
+        remove("responses.npy"),
+        "needs either stimuli/ or stimuli.zip, and responses.npy or RDMs in rdms.npz",
+    ),
     "two sources of images": (text("stimuli.zip", ""), "needs either stimuli/ or stimuli.zip"),
     "too few rows": (responses(lambda r: r[:-1]), r"12 stimuli and 11 rows in 'responses.npy'"),
     "a vector": (responses(lambda r: r[:, 0]), r"shape \(12,\); \(n_stimuli, n_targets\) is needed"),
