@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import RequestError
+from featpipe.rsa._ranks import unit_ranks
 from featpipe.rsa._rdms import RDMs, squares
 from featpipe.rsa._resampling import pair_weights, weighted_similarity
 from featpipe.rsa._scores import (
@@ -27,7 +28,7 @@ from featpipe.rsa._scores import (
     unit_percents,
     unit_rhos,
 )
-from featpipe.rsa._similarity import MIN_PAIRS, similarity, unit_ranks
+from featpipe.rsa._similarity import MIN_PAIRS, similarity
 
 _BATCH_VALUES = 1 << 20  # dissimilarities of permuted RDMs held at a time: 8 MiB
 
@@ -168,7 +169,7 @@ def interval_of_rho(
     interval : ndarray of shape (n_targets, 3)
         Mean, lower and upper end.
     """
-    _check_draws(n)
+    check_draws(n)
     rng = np.random.default_rng(seed)
     units = scoring_units(y_true, y_pred, blocks)
     rho = over_units(units, unit_rhos(units, y_true))
@@ -247,7 +248,7 @@ def _null(
     n: int,
     seed: int,
 ) -> Null:
-    _check_draws(n)
+    check_draws(n)
     rng = np.random.default_rng(seed)
     units = scoring_units(y_true, y_pred, blocks)
     observed = _means(units, y_true, unit_rhos(units, y_true))
@@ -331,7 +332,8 @@ def _p_value(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(observed), np.nan, (1 + reached) / (1 + len(null)))
 
 
-def _check_draws(n: int) -> None:
+def check_draws(n: int) -> None:
+    """Refuse a number of draws below one."""
     if n < 1:
         raise RequestError(f"A chance level needs at least one draw, but n is {n}; 1000 is usual.")
 

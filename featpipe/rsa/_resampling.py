@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from featpipe.rsa._similarity import MIN_PAIRS, known_pairs, similarity_function, unit_rows
+from featpipe.rsa._ranks import unit_rows
+from featpipe.rsa._similarity import MIN_PAIRS, find_method, known_pairs
 
 
 def pair_weights(n_stimuli: int, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -55,9 +56,9 @@ def weighted_similarity(
 
 def _comparison(a: np.ndarray, b: np.ndarray, method: str) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function of a draw's weights, (n_pairs,) to (n_a, n_b)."""
-    repeated = similarity_function(method)
+    once, compare = find_method(method)
     if method not in _PREPARED:
-        return lambda weight: repeated(np.repeat(a, weight, axis=1), np.repeat(b, weight, axis=1))
+        return lambda weight: compare(*(once(np.repeat(part, weight, axis=1)) for part in (a, b)))
     prepare, finish = _PREPARED[method]
     of_a, of_b = prepare(a), prepare(b)
     return lambda weight: finish(of_a(weight), of_b(weight), weight)

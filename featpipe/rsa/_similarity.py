@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from featpipe.errors import RequestError
+from featpipe.rsa._ranks import is_flat, ranks, unit_ranks, unit_rows
 
 MIN_PAIRS = 3  # two pairs always correlate perfectly
-_ROUNDING = 8  # times the spacing of the dtype at the largest value: what a constant may vary by
+
+
+class Method(NamedTuple):
+    """A way to compare: what is done to vectors on their own, (n, n_pairs), and then to two such arrays."""
+
+    prepare: Callable[[np.ndarray], np.ndarray]
+    compare: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def similarity(a: np.ndarray, b: np.ndarray, method: str = "spearman") -> np.ndarray:
@@ -32,22 +40,34 @@ def similarity(a: np.ndarray, b: np.ndarray, method: str = "spearman") -> np.nda
     RequestError
         An unknown method.
     """
-    compare = similarity_function(method)
-    values = np.full((len(a), len(b)), np.nan)
-    patterns_a = list(known_pairs(a))
-    for rows_b, known_b in known_pairs(b):
-        for rows_a, known_a in patterns_a:
-            both = known_a & known_b
-            if both.sum() >= MIN_PAIRS:
-                values[np.ix_(rows_a, rows_b)] = compare(_part(a, rows_a, both), _part(b, rows_b, both))
-    return values
+    return comparison_with(b, method)(a)
 
 
-def similarity_function(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return a method's function of complete vectors, (n_a, n_pairs) and (n_b, n_pairs) to (n_a, n_b)."""
-    if method not in METHODS:
-        raise RequestError(f"There is no way {method!r} to compare RDMs; choose from {', '.join(METHODS)}.")
-    return METHODS[method]
+def comparison_with(b: np.ndarray, method: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function ``a -> similarity(a, b, method)``, which prepares b once for all complete a."""
+    prepare, compare = find_method(method)
+    groups = [(rows, known, b[np.ix_(rows, known)]) for rows, known in known_pairs(b)]
+    prepared = [prepare(part) if part.shape[1] >= MIN_PAIRS else part for _, _, part in groups]
+
+    def against(a: np.ndarray) -> np.ndarray:
+        values = np.full((len(a), len(b)), np.nan)
+        for rows_a, known_a in known_pairs(a):
+            for (rows_b, known_b, part), whole in zip(groups, prepared, strict=True):
+                both = known_a & known_b
+                if both.sum() < MIN_PAIRS:
+                    continue
+                of_b = whole if both.sum() == part.shape[1] else prepare(part[:, both[known_b]])
+                values[np.ix_(rows_a, rows_b)] = compare(prepare(_part(a, rows_a, both)), of_b)
+        return values
+
+    return against
+
+
+def find_method(name: str) -> Method:
+    """Return a method of comparison by name."""
+    if name not in METHODS:
+        raise RequestError(f"There is no way {name!r} to compare RDMs; choose from {', '.join(METHODS)}.")
+    return METHODS[name]
 
 
 def known_pairs(vectors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -63,63 +83,37 @@ def known_pairs(vectors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.array(rows), known[rows[0]]
 
 
-def ranks(vectors: np.ndarray) -> np.ndarray:
-    """Rank the values of each row from 1 on, ties averaged: ndarray of shape (n_rows, n_pairs), float64.
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.clip(a @ b.T, -1, 1)
 
-    Values of a row that differ by rounding alone are all tied. There must be no NaN.
+
+def _standard(vectors: np.ndarray) -> np.ndarray:
+    """Return centred rows of length one; 0 where constant."""
+    centred = vectors - vectors.mean(axis=1, keepdims=True, dtype=np.float64)
+    centred[is_flat(vectors)] = 0
+    return unit_rows(centred)
+
+
+def _direction(vectors: np.ndarray) -> np.ndarray:
+    return unit_rows(vectors.astype(np.float64))
+
+
+def _fractions(vectors: np.ndarray) -> np.ndarray:
+    """Return centred ranks over the length that they have without ties.
+
+    Dot products are then ``12 Σ r_a r_b / (m³ - m)``, the expectation of Spearman's rho when ties are broken at
+    random (Schütt et al. 2023, "Statistical inference on representational geometries", rank correlations).
     """
-    order = np.argsort(vectors, axis=1)
-    ordered = np.take_along_axis(vectors, order, axis=1)
-    ranked = np.empty(vectors.shape)
-    np.put_along_axis(ranked, order, np.arange(1.0, vectors.shape[1] + 1)[None], axis=1)
-    for row in np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1) | _is_flat(vectors)):
-        ranked[row] = _tied_ranks(vectors[row])
-    return ranked
+    m = vectors.shape[1]
+    return (ranks(vectors) - (m + 1) / 2) * np.sqrt(12 / (m**3 - m))
 
 
-def unit_ranks(vectors: np.ndarray) -> np.ndarray:
-    """Return centred ranks of length one, so that a dot product is Spearman's rho; 0 where constant."""
-    return unit_rows(ranks(vectors) - (vectors.shape[1] + 1) / 2)
-
-
-def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's r of ranks with averaged ties."""
-    return np.clip(unit_ranks(a) @ unit_ranks(b).T, -1, 1)
-
-
-def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.clip(unit_rows(_centred(a)) @ unit_rows(_centred(b)).T, -1, 1)
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.clip(unit_rows(a.astype(np.float64)) @ unit_rows(b.astype(np.float64)).T, -1, 1)
-
-
-def _rho_a(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the expectation of Spearman's rho when ties are broken at random.
-
-    ``12 Σ r_a r_b / (m³ - m)`` with centred ranks r, ties averaged (Schütt et al. 2023, eq. 15).
-    """
-    m = a.shape[1]
-    return (ranks(a) - (m + 1) / 2) @ (ranks(b) - (m + 1) / 2).T * (12 / (m**3 - m))
-
-
-def _kendall(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Kendall's tau-a, (concordant - discordant) / all pairs of pairs, by merge sort."""
+def _concordance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array([[_tau_a(x, y) for y in b] for x in a]).reshape(len(a), len(b))
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "spearman": _spearman,
-    "pearson": _pearson,
-    "cosine": _cosine,
-    "rho_a": _rho_a,
-    "kendall": _kendall,
-}
-
-
 def _tau_a(x: np.ndarray, y: np.ndarray) -> float:
-    """Kendall's tau-a of two vectors, by merge sort: ``(concordant - discordant) / all``."""
+    """Kendall's tau-a of two vectors, ``(concordant - discordant) / all``, by merge sort."""
     from scipy.stats import kendalltau  # slow to import
 
     total = len(x) * (len(x) - 1) / 2
@@ -127,7 +121,8 @@ def _tau_a(x: np.ndarray, y: np.ndarray) -> float:
     if not untied_x or not untied_y:
         return 0.0
     # scipy divides the same difference by what is untied in x and in y (tau-b)
-    return float(kendalltau(x, y).statistic) * np.sqrt(untied_x / total) * np.sqrt(untied_y / total)
+    tau_b = kendalltau(x, y, method="asymptotic").statistic
+    return float(tau_b * np.sqrt(untied_x / total) * np.sqrt(untied_y / total))
 
 
 def _tied_pairs(values: np.ndarray) -> float:
@@ -135,31 +130,16 @@ def _tied_pairs(values: np.ndarray) -> float:
     return float((counts * (counts - 1) // 2).sum())
 
 
+METHODS = {
+    "spearman": Method(unit_ranks, _dot),
+    "pearson": Method(_standard, _dot),
+    "cosine": Method(_direction, _dot),
+    "rho_a": Method(_fractions, _dot),
+    "kendall": Method(ranks, _concordance),
+}
+
+
 def _part(vectors: np.ndarray, rows: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     if len(rows) == len(vectors) and pairs.all():
         return vectors
     return vectors[np.ix_(rows, pairs)]
-
-
-def _tied_ranks(values: np.ndarray) -> np.ndarray:
-    from scipy.stats import rankdata  # slow to import, and most data have no ties
-
-    return rankdata(np.zeros(len(values)) if _is_flat(values[None])[0] else values)
-
-
-def _is_flat(vectors: np.ndarray) -> np.ndarray:
-    """Say which rows vary by no more than rounding: ndarray of bool, shape (n_rows,)."""
-    low, high = vectors.min(axis=1), vectors.max(axis=1)
-    return high - low <= _ROUNDING * np.finfo(vectors.dtype).eps * np.maximum(np.abs(low), np.abs(high))
-
-
-def _centred(vectors: np.ndarray) -> np.ndarray:
-    centred = vectors - vectors.mean(axis=1, keepdims=True, dtype=np.float64)
-    centred[_is_flat(vectors)] = 0
-    return centred
-
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Divide each row by its length; a row of zeros stays."""
-    length = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
