@@ -19,7 +19,7 @@ from featpipe.features._settle import arrays_of, candidates, settle
 from featpipe.features._views import arrays_of_views, settle_views
 from featpipe.spec import FeatureSpec, digest_of
 from featpipe.store import CachedArray
-from featpipe.views import View, spec_of_view
+from featpipe.views import Augmentation, View, spec_of_view
 
 
 class CachedFeatures(TransformerMixin, BaseEstimator):
@@ -68,7 +68,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         Natural shape of a row per layer.
     dims_ : list of tuple of str
         Name of each axis of a row per layer.
-    augmentation_ : Augmentation
+    augmentation_ : str
         How the views are made, where there are any.
     view_seed_ : int
 
@@ -198,7 +198,10 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
     def view_specs_(self) -> list[list[FeatureSpec]]:
         """The features of views 1, 2, …, each one per layer."""
         check_is_fitted(self, ["specs_", "augmentation_"] if self.views else "specs_")
-        views = [View(number, self.augmentation_, self.view_seed_) for number in range(1, self.views + 1)]
+        if not self.views:
+            return []
+        made_by = Augmentation.parse(self.augmentation_)
+        views = [View(number, made_by, self.view_seed_) for number in range(1, self.views + 1)]
         return [[spec_of_view(spec, view) for spec in self.specs_] for view in views]
 
     @property

@@ -29,7 +29,7 @@ def settle_views(
     *,
     augmentation: str | None,
     seed: int | None,
-) -> tuple[Augmentation, int]:
+) -> tuple[str, int]:
     """Return how the views are made: the one augmentation and seed of which all are there.
 
     Parameters
@@ -65,7 +65,8 @@ def settle_views(
     if not whole:
         way = min(lacks, key=lambda way: len(lacks[way]), default=(asked or USUAL, seed or 0))
         raise _not_cached(_missing(there, specs, n_views, *way), specs, n_views, *way)
-    return whole[0]
+    made_by, number = whole[0]
+    return str(made_by), number
 
 
 def _of_image(spec: FeatureSpec) -> FeatureSpec:

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+import skops.io
 from sklearn.base import clone
 
 from featpipe import CachedFeatures
@@ -144,3 +145,13 @@ def test_keeps_the_contract_of_ids_and_travels(features, add_views, ids):
         again.transform(ids[:3]).views[1].block("layer1"),
         features.transform(ids[:3]).views[1].block("layer1"),
     )
+
+
+def test_what_is_fitted_is_plain_enough_for_a_run_folder(features, add_views, ids):
+    """Its file is loaded without executing code, so every class in it has to be known to be safe."""
+    add_views(range(3))
+    ours = {"featpipe.features._cached.CachedFeatures"}
+    ours |= {f"featpipe.spec.{name}" for name in ("FeatureSpec", "Preprocessing", "Reduction")}
+    features.set_params(cache=str(features.cache))
+    found = skops.io.get_untrusted_types(data=skops.io.dumps(features.fit(ids)))
+    assert set(found) <= ours
