@@ -143,6 +143,8 @@ def scoring_units(y_true: RDMs, y_pred: RDMs, blocks: np.ndarray | None = None) 
     """
     y_pred = aligned(y_true, y_pred)
     labels = np.zeros(len(y_true), dtype=int) if blocks is None else _checked_blocks(blocks, len(y_true))
+    if not (labels >= 0).any():
+        raise RequestError("No stimulus is scored: there is none, or every block is -1.")
     units = []
     sets = y_true.sets
     for block in np.unique(labels[labels >= 0]).tolist():
@@ -204,8 +206,6 @@ def over_times(values: np.ndarray, y: RDMs) -> np.ndarray:
 def over_units(units: list[Unit], values: np.ndarray) -> np.ndarray:
     """Average (..., n_units, n_measured) over the sets of each fold, then over folds."""
     blocks = np.array([unit.block for unit in units], dtype=int)
-    if not len(blocks):
-        return np.full((*values.shape[:-2], values.shape[-1]), np.nan)
     folds = [known_mean(values[..., blocks == block, :], axis=-2) for block in np.unique(blocks)]
     return known_mean(np.stack(folds, axis=-2), axis=-2)
 
