@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from featpipe.rsa._algonauts2019 import algonauts2019_scores, official_ceiling
 from featpipe.rsa._challenge import (
     ChallengeRDMs,
+    challenge_variable,
     read_challenge_rdms,
     write_challenge_rdms,
     write_submission,
 )
+from featpipe.rsa._channel_mask import ChannelMask
+from featpipe.rsa._compare import compare, second_order
+from featpipe.rsa._crossnobis import crossnobis
+from featpipe.rsa._distances import rdm
 from featpipe.rsa._exchange import from_rsatoolbox, load_rdms, save_rdms, to_rsatoolbox
+from featpipe.rsa._feature_rdm import FeatureRDM
+from featpipe.rsa._inference import noise_ceilings, official_noise_ceilings
 from featpipe.rsa._joining import concat, stack
 from featpipe.rsa._nulls import interval_of_rho, main_effect_null, permutation_null, rdm_nulls_summary
 from featpipe.rsa._rdms import RDMs, stimulus_sets
@@ -23,21 +31,35 @@ from featpipe.rsa._scores import (
     rdm_rho,
     rdm_rho_centred,
 )
+from featpipe.rsa._stage_tuning import plot_stage_tuning
 from featpipe.rsa._statistics import ChannelStatistics, channel_statistics
+from featpipe.rsa._streamed import feature_rdms
 
 __all__ = [
     "RDM_METRICS",
     "ChallengeRDMs",
+    "ChannelMask",
     "ChannelStatistics",
+    "FeatureRDM",
     "RDMs",
+    "algonauts2019_scores",
+    "challenge_variable",
     "channel_statistics",
+    "compare",
     "concat",
+    "crossnobis",
+    "feature_rdms",
     "from_rsatoolbox",
     "interval_of_rho",
     "load_rdms",
     "main_effect_null",
     "measured_labels",
+    "noise_ceilings",
+    "official_ceiling",
+    "official_noise_ceilings",
     "permutation_null",
+    "plot_stage_tuning",
+    "rdm",
     "rdm_ceiling",
     "rdm_ceiling_lower",
     "rdm_nulls_summary",
@@ -48,6 +70,7 @@ __all__ = [
     "rdm_rho_centred",
     "read_challenge_rdms",
     "save_rdms",
+    "second_order",
     "stack",
     "stimulus_sets",
     "to_rsatoolbox",
