@@ -13,7 +13,11 @@ from featpipe.rsa._noise import whitening
 from featpipe.rsa._rdms import RDMs
 from featpipe.rsa._tiles import Preparation, PreparedRows, fill_distances
 
-LEAST_HELD, MOST_HELD, MOST_STREAMED = 512, 2048, 256  # rows of a tile: small against the result, large enough to be fast
+LEAST_HELD, MOST_HELD, MOST_STREAMED = (
+    512,
+    2048,
+    256,
+)  # rows of a tile: small against the result, large enough to be fast
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ def rdm(
     Walther et al. (2016), NeuroImage 137, sections 2.2 and 2.3.
     """
     X = _as_matrix(X)
+    names = _names(ids, len(X))
     if metric in NOISE_METRICS:
         X = X.astype(np.float64, copy=False) @ whitening(noise, X.shape[1])
         metric = NOISE_METRICS[metric]
@@ -119,7 +124,6 @@ def rdm(
         raise RequestError(f"noise= is for the Mahalanobis distances, not for {metric!r}; leave it out.")
     finish = finisher(metric, X.shape, per_feature)
     values = np.empty((1, len(X), len(X)), dtype=result_dtype(dtype))
-    names = np.arange(len(X)) if ids is None else np.asarray(ids, dtype=str)
     precision = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
     rows = PreparedRows(X.__getitem__, names, precision, METRICS[metric].preparation, owned=False)
     held = int(np.clip(len(X) // 4, LEAST_HELD, MOST_HELD))
@@ -160,14 +164,19 @@ def adopt(values: np.ndarray, ids: Sequence[str] | np.ndarray, subjects: Sequenc
 
     Only a small `RDMs` with the same labels is checked; a large matrix would be held several times.
     """
-    names = np.asarray(ids, dtype=str)
-    if names.shape != values.shape[1:2]:
-        raise RequestError(f"There are {names.size} ids for {values.shape[1]} stimuli; give one each.")
+    names = _names(ids, values.shape[1])
     if len(np.unique(names)) < len(names):  # pairs of one stimulus with itself are NaN in RDMs
         return RDMs(values, names, subjects=subjects)
     made = RDMs(np.zeros((len(values), 0, 0), values.dtype), [], subjects=subjects)
     made.__setstate__({**made.__dict__, "values": values, "ids": names})
     return made
+
+
+def _names(ids: Sequence[str] | np.ndarray | None, n_stimuli: int) -> np.ndarray:
+    names = np.asarray(range(n_stimuli) if ids is None else ids, dtype=str)
+    if names.shape != (n_stimuli,):
+        raise RequestError(f"There are {names.size} ids for {n_stimuli} stimuli; give one each.")
+    return names
 
 
 def _as_matrix(X: Any) -> np.ndarray:

@@ -135,6 +135,8 @@ def _names(name: str, pattern: str) -> bool:
 
 def _only(blocks: LayerBlocks, layers: tuple[str, ...]) -> LayerBlocks:
     """Return the same stimuli in some of the layers."""
+    if layers == blocks.names:
+        return blocks
     keep = [blocks.names.index(name) for name in layers]
     return LayerBlocks(
         blocks.ids,
@@ -149,12 +151,16 @@ def _only(blocks: LayerBlocks, layers: tuple[str, ...]) -> LayerBlocks:
 
 def _related(found: RDMs) -> RDMs:
     """Put stimuli without a direction at distance 1; pairs of one stimulus with itself stay NaN."""
-    undefined = np.isnan(found.values) & (found.ids[:, None] != found.ids)
+    undefined = np.isnan(found.values)
     if not undefined.any():
         return found
-    alone = undefined.sum(axis=2) == (found.ids[:, None] != found.ids).sum(axis=1)
+    others = found.ids[:, None] != found.ids
+    undefined &= others
+    alone = ((undefined == others).all(axis=2) & others.any(axis=1)).any(axis=0)
+    if not alone.any():
+        return found
     warnings.warn(
-        f"{int(alone.any(axis=0).sum())} of {len(found)} stimuli have equal features throughout and are taken to "
+        f"{int(alone.sum())} of {len(found)} stimuli have equal features throughout and are taken to "
         "be unrelated to all others (distance 1).",
         stacklevel=3,
     )
