@@ -16,16 +16,16 @@ from featpipe.report._read import Run, split_group
 from featpipe.report._tables import label, number
 
 # Stand-ins that matplotlib writes into the SVG and the page's colours replace.
-_INK, _SOFT, _LEFT, _RIGHT = "#010203", "#040506", "#070809", "#0a0b0c"
-_NAMES = {_INK: "--ink", _SOFT: "--soft", _LEFT: "--left", _RIGHT: "--right"}
+INK, SOFT, LEFT, RIGHT = "#010203", "#040506", "#070809", "#0a0b0c"
+_NAMES = {INK: "--ink", SOFT: "--soft", LEFT: "--left", RIGHT: "--right"}
 _STYLE = (
     "<style>:root{--ink:#1d2129;--soft:#c9ced6;--left:#2f6fce;--right:#d9722b}"
     "@media(prefers-color-scheme:dark){:root{--ink:#e4e7ec;--soft:#4a515c;--left:#79aef5;--right:#f2a068}}"
     "text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif!important}</style>"
 )
 _SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "featpipe", "font.size": 10.0}
-_WIDTH = 7.6  # inches; the page shows 72 points an inch at its own width
-COLOURS = {"lh": _LEFT, "rh": _RIGHT, "": _LEFT}
+WIDTH = 7.6  # inches; the page shows 72 points an inch at its own width
+COLOURS = {"lh": LEFT, "rh": RIGHT, "": LEFT}
 
 
 def scores_by_group(run: Run) -> str | None:
@@ -40,7 +40,7 @@ def scores_by_group(run: Run) -> str | None:
         return None
     regions = list(dict.fromkeys(split_group(group)[0] for group in run.groups))
     paired = any(split_group(group)[1] for group in run.groups)
-    figure = Figure(figsize=(_WIDTH, 0.75 + len(regions) * (0.42 if paired else 0.3)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.75 + len(regions) * (0.42 if paired else 0.3)), layout="constrained")
     axes = figure.subplots()
     for group in run.groups:
         region, hemisphere = split_group(group)
@@ -48,11 +48,11 @@ def scores_by_group(run: Run) -> str | None:
         _draw_group(axes, run, group, height, COLOURS[hemisphere])
     axes.set_yticks(range(len(regions)), regions, parse_math=False)
     axes.set_ylim(len(regions) - 0.45, -0.55)
-    _finish(axes, label(run.main_metric) + " with held-out responses")
+    finish(axes, label(run.main_metric) + " with held-out responses")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def histogram(run: Run) -> str | None:
@@ -60,18 +60,18 @@ def histogram(run: Run) -> str | None:
     values = run.values(run.main_metric)
     if not values.size:
         return None
-    figure = Figure(figsize=(_WIDTH, 2.3), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
     axes = figure.subplots()
-    axes.hist(values, bins=_bins(values), color=_LEFT, alpha=0.8, edgecolor="none")
+    axes.hist(values, bins=_bins(values), color=LEFT, alpha=0.8, edgecolor="none")
     top = axes.get_ylim()[1] * 1.16
     axes.set_ylim(0, top)
     median = float(np.median(values))
-    axes.axvline(median, ymax=0.88, color=_INK, linewidth=1.2)
-    axes.text(median, top * 0.9, f"median {number(median)}", color=_INK, ha="center", va="bottom")
-    _finish(axes, f"{label(run.main_metric)} of each target, mean over folds")
-    axes.set_ylabel("targets", color=_INK)
+    axes.axvline(median, ymax=0.88, color=INK, linewidth=1.2)
+    axes.text(median, top * 0.9, f"median {number(median)}", color=INK, ha="center", va="bottom")
+    finish(axes, f"{label(run.main_metric)} of each target, mean over folds")
+    axes.set_ylabel("targets", color=INK)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
-    return _uri(figure)
+    return as_uri(figure)
 
 
 def _draw_group(axes: Axes, run: Run, group: str, height: float, colour: str) -> None:
@@ -84,7 +84,7 @@ def _draw_group(axes: Axes, run: Run, group: str, height: float, colour: str) ->
     if score is not None:
         axes.plot(score, height, "o", color=colour, markersize=6.5, zorder=3)
     if (bound := ceiling_of(run, group)) is not None:
-        axes.plot([bound] * 2, [height - 0.15, height + 0.15], color=_INK, linewidth=1.8, zorder=2)
+        axes.plot([bound] * 2, [height - 0.15, height + 0.15], color=INK, linewidth=1.8, zorder=2)
 
 
 def ceiling_of(run: Run, group: str | None) -> float | None:
@@ -103,22 +103,23 @@ def _bins(values: np.ndarray) -> Sequence[float]:
     return edges
 
 
-def _finish(axes: Axes, title: str) -> None:
-    axes.set_xlabel(title, color=_INK)
+def finish(axes: Axes, title: str) -> None:
+    """Name the horizontal axis and take away what no reader needs."""
+    axes.set_xlabel(title, color=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for spine in axes.spines.values():
-        spine.set_color(_SOFT)
-    axes.tick_params(colors=_INK, labelcolor=_INK)
-    axes.tick_params(axis="both", color=_SOFT)
-    axes.grid(axis="x", color=_SOFT, linewidth=0.6, alpha=0.6)
+        spine.set_color(SOFT)
+    axes.tick_params(colors=INK, labelcolor=INK)
+    axes.tick_params(axis="both", color=SOFT)
+    axes.grid(axis="x", color=SOFT, linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)
     low, high = axes.get_xlim()
     if low < 0 < high:
-        axes.axvline(0, color=_INK, linewidth=0.8, alpha=0.6)
+        axes.axvline(0, color=INK, linewidth=0.8, alpha=0.6)
 
 
-def _uri(figure: Figure) -> str:
+def as_uri(figure: Figure) -> str:
     """Write a figure as a data URI, the same bytes for the same figure."""
     file = io.StringIO()
     with matplotlib.rc_context(_SETTINGS):  # fixed ids and no date: equal runs give equal pages

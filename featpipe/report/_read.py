@@ -41,6 +41,11 @@ class Run:
     scores: pd.DataFrame
 
     @property
+    def predicts_rdms(self) -> bool:
+        """Whether RDMs were predicted, not responses."""
+        return self.record.get("kind") == "rdms"
+
+    @property
     def metrics(self) -> list[str]:
         """Metrics of the summary, correlation first."""
         there = list(self.summary["scores"])

@@ -6,12 +6,13 @@ import os
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from featpipe import __version__
 from featpipe.errors import MissingDependency, RequestError
+from featpipe.report import _rdm_tables as rdm_tables
 from featpipe.report import _tables as tables
+from featpipe.report._rdm_read import nulls_of, read_matrices, read_stage_tuning, read_targets
 from featpipe.report._read import Run, read_run
 
 
@@ -54,13 +55,20 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
 def _render(run: Run) -> str:
     jinja2 = _optional("jinja2")
     _optional("matplotlib")
-    plots = import_module("featpipe.report._plots")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    template = environment.from_string(files("featpipe.report").joinpath("report.html").read_text("utf-8"))
-    page: str = template.render(**_content(run), **_pictures(run, plots))
+    name, results = ("rdms.html", _rdms) if run.predicts_rdms else ("report.html", _responses)
+    page: str = environment.get_template(name).render(**_content(run), **results(run))
     return page
+
+
+def _template(name: str) -> str:
+    return files("featpipe.report").joinpath(name).read_text("utf-8")
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -72,19 +80,7 @@ def _content(run: Run) -> dict[str, Any]:
         "dataset": str(data.get("name", "")) if isinstance(data, dict) else str(data or ""),
         "says": run.record.get("summary") or "",
         "citation": run.record.get("citation") or "",
-        "sizes": [
-            (tables.count(size), what)
-            for what in ("stimuli", "targets", "folds")
-            if (size := run.summary.get(f"n_{what}")) is not None
-        ],
-        "headline": tables.headline(run),
-        "metrics": tables.columns(tables.raw_metrics(run)),
-        "groups": tables.group_rows(run),
-        "overall": tables.overall_row(run),
-        "has_ceiling": run.ceiling() is not None,
-        "has_hemispheres": any(row.hemisphere for row in tables.group_rows(run)),
-        "fold_metrics": tables.columns(tables.fold_metrics(run)),
-        "folds": tables.fold_rows(run),
+        "sizes": _sizes(run),
         "features": tables.features(run),
         "facts": tables.facts(run),
         "command": tables.command(run),
@@ -93,13 +89,58 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _pictures(run: Run, plots: ModuleType) -> dict[str, Any]:
+def _sizes(run: Run) -> list[tuple[str, str]]:
+    of = "subjects" if run.predicts_rdms else "targets"
+    sizes = [(run.summary.get(f"n_{what}"), what) for what in ("stimuli", of, "folds")]
+    return [(tables.count(size), what) for size, what in sizes if size is not None]
+
+
+def _responses(run: Run) -> dict[str, Any]:
+    """What only a run that predicts responses shows."""
+    plots = import_module("featpipe.report._plots")  # matplotlib
+    groups = tables.group_rows(run)
     return {
+        "headline": tables.headline(run),
+        "metrics": tables.columns(tables.raw_metrics(run)),
+        "groups": groups,
+        "overall": tables.overall_row(run),
+        "has_ceiling": run.ceiling() is not None,
+        "has_hemispheres": any(row.hemisphere for row in groups),
+        "fold_metrics": tables.columns(tables.fold_metrics(run)),
+        "folds": tables.fold_rows(run),
         "main_metric": tables.label(run.main_metric),
         "by_group": plots.scores_by_group(run),
         "histogram": plots.histogram(run),
         "ceiling_mark": plots.ceiling_of(run, None) is not None,
         "ceiling_is_root": run.main_metric == "pearson_r",
+    }
+
+
+def _rdms(run: Run) -> dict[str, Any]:
+    """What only a run that predicts RDMs shows."""
+    plots = import_module("featpipe.report._rdm_plots")  # matplotlib
+    targets = read_targets(run)
+    return {
+        "targets": [
+            {
+                "name": target.name,
+                "headline": rdm_tables.headline(target),
+                "measures": rdm_tables.measure_rows(target),
+                "t_test": rdm_tables.p_value(target.number("t_test_p")),
+                "permutation_p": rdm_tables.p_value(target.number("permutation", "p")),
+                "subjects": plots.subjects(target),
+                "has_band": target.interval("permutation", "rho_interval") is not None,
+                "chance": plots.chance_and_ceiling(target),
+            }
+            for target in targets
+        ],
+        "several": len(targets) > 1,
+        "n_draws": tables.count(nulls_of(run).get("n")),
+        "folds": rdm_tables.fold_rows(run),
+        "fold_metrics": [label for _, label in rdm_tables.FOLD_METRICS],
+        "matrices": plots.matrices(read_matrices(run)),
+        "stage_tuning": plots.stage_tuning(read_stage_tuning(run)),
+        "chosen": rdm_tables.chosen_rows(run),
     }
 
 
