@@ -98,8 +98,9 @@ def load_algonauts2019(
     target : {"EVC", "IT", "MEG-early", "MEG-late"}, optional
         All that there are by default.
     split : {"train", "test"}, optional
-        Image sets in a folder named ``Test…``, and the challenge's own of 78 images, are the test split; None
-        is the training split where there is one. One image set alone is read whatever the split.
+        Image sets in a folder such as ``Test_Data`` are the test split; where sets lie side by side, those
+        without targets and the challenge's own, ``78``. None is the training split where there is one. One
+        image set alone is read whatever the split.
 
     Returns
     -------

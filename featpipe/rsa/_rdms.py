@@ -17,7 +17,9 @@ class RDMs:
 
     ``len(rdms) == n_stimuli`` and ``rdms.shape == (n_stimuli,)``; indexing selects stimuli and slices both
     axes of every matrix, so that `KFold`, `cross_validate` and `GridSearchCV` split stimuli and never pairs.
-    Values do not change after construction. There is no ``__array__``: an RDM is no column of numbers.
+    Values do not change after construction. There is no ``__array__``: an RDM is no column of numbers, and so
+    `cross_val_predict`, which puts the predictions of folds under one another, does not take RDMs;
+    `featpipe.evaluate` with ``return_predictions=True`` does.
 
     Parameters
     ----------
@@ -298,11 +300,11 @@ def squares(vectors: np.ndarray, n_stimuli: int) -> np.ndarray:
 
 
 def _as_stack(values: Any) -> np.ndarray:
-    stack = np.array(values)  # a copy: what came may change
-    stack = stack[None] if stack.ndim == 2 else stack
+    given = np.array(values, order="C")  # a copy: what came may change, and equal RDMs hash alike
+    stack = given[None] if given.ndim == 2 else given
     if stack.ndim != 3 or stack.shape[1] != stack.shape[2] or not stack.shape[0]:
         raise RequestError(
-            f"Dissimilarities have shape {stack.shape}; (n_rdms, n_stimuli, n_stimuli) is needed. "
+            f"Dissimilarities have shape {given.shape}; (n_rdms, n_stimuli, n_stimuli) is needed. "
             "Vectors of pairs become RDMs through RDMs.from_upper."
         )
     if stack.dtype.kind not in "fiub":
