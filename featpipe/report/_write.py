@@ -6,13 +6,14 @@ import os
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from featpipe import __version__
 from featpipe.errors import MissingDependency, RequestError
 from featpipe.report import _rdm_tables as rdm_tables
 from featpipe.report import _tables as tables
-from featpipe.report._rdm_read import nulls_of, read_matrices, read_stage_tuning, read_targets
+from featpipe.report._rdm_read import TargetResult, nulls_of, read_matrices, read_stage_tuning, read_targets
 from featpipe.report._read import Run, read_run
 
 
@@ -119,28 +120,29 @@ def _responses(run: Run) -> dict[str, Any]:
 def _rdms(run: Run) -> dict[str, Any]:
     """What only a run that predicts RDMs shows."""
     plots = import_module("featpipe.report._rdm_plots")  # matplotlib
-    targets = read_targets(run)
+    targets, matrices, stages = read_targets(run), read_matrices(run), read_stage_tuning(run)
     return {
-        "targets": [
-            {
-                "name": target.name,
-                "headline": rdm_tables.headline(target),
-                "measures": rdm_tables.measure_rows(target),
-                "t_test": rdm_tables.p_value(target.number("t_test_p")),
-                "permutation_p": rdm_tables.p_value(target.number("permutation", "p")),
-                "subjects": plots.subjects(target),
-                "has_band": target.interval("permutation", "rho_interval") is not None,
-                "chance": plots.chance_and_ceiling(target),
-            }
-            for target in targets
-        ],
+        "targets": [_rdm_target(target, plots) for target in targets],
         "several": len(targets) > 1,
         "n_draws": tables.count(nulls_of(run).get("n")),
         "folds": rdm_tables.fold_rows(run),
         "fold_metrics": [label for _, label in rdm_tables.FOLD_METRICS],
-        "matrices": plots.matrices(read_matrices(run)),
-        "stage_tuning": plots.stage_tuning(read_stage_tuning(run)),
+        "matrices": plots.matrices(matrices),
+        "stage_tuning": plots.stage_tuning(stages),
         "chosen": rdm_tables.chosen_rows(run),
+    }
+
+
+def _rdm_target(target: TargetResult, plots: ModuleType) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "headline": rdm_tables.headline(target),
+        "measures": rdm_tables.measure_rows(target),
+        "t_test": rdm_tables.p_value(target.number("t_test_p")),
+        "permutation_p": rdm_tables.p_value(target.number("permutation", "p")),
+        "chance": plots.chance_and_ceiling(target),
+        "subjects": plots.subjects(target),
+        "has_band": target.interval("permutation", "rho_interval") is not None,
     }
 
 
