@@ -12,7 +12,7 @@ import pandas as pd
 from featpipe.errors import RequestError
 from featpipe.rsa._compare import compare, with_stimuli_of
 from featpipe.rsa._inference import CORRECTIONS, check_choice, correct_p
-from featpipe.rsa._nulls import check_draws, t_test_of_zero
+from featpipe.rsa._nulls import central_interval, check_draws, t_test_of_zero
 from featpipe.rsa._rdms import RDMs
 from featpipe.rsa._resampling import pair_weights, weighted_similarity
 from featpipe.rsa._scores import check_is_rdms, known_mean, over_times, target_columns
@@ -200,12 +200,17 @@ def _drawn_stimuli(models: RDMs, data: RDMs, method: str, n: int, rng: np.random
 
 def _variance(drawn: dict[str, np.ndarray], over: str) -> np.ndarray:
     """Return the variance of scores or differences, over draws on the first axis."""
-    alone = {name: np.nanvar(draws, axis=0, ddof=1) for name, draws in drawn.items()}
+    alone = {name: _known_variance(draws) for name, draws in drawn.items()}
     if over != "both":
         return alone[over]
     combined = 2 * (alone["subjects"] + alone["stimuli"]) - alone["both"]
     at_least = np.maximum(alone["subjects"], alone["stimuli"])
     return np.minimum(np.maximum(combined, at_least), alone["both"])
+
+
+def _known_variance(draws: np.ndarray) -> np.ndarray:
+    deviations = draws - known_mean(draws, axis=0)
+    return known_mean(deviations**2, axis=0) * len(draws) / max(1, len(draws) - 1)
 
 
 def _bootstrap_p(
@@ -220,7 +225,7 @@ def _bootstrap_p(
         p = np.minimum(1, 2 * (1 + np.minimum(below, above)) / (1 + len(draws)))
         return np.where(np.isnan(differences), np.nan, p)
     error = np.sqrt(_variance(spread, over))
-    ratio = np.divide(differences, error, out=np.zeros_like(differences), where=error > 0)
+    ratio = np.divide(differences, error, out=0 * differences, where=error > 0)  # NaN stays
     return 2 * t.sf(np.abs(ratio), np.array(n_subjects) - 1)
 
 
@@ -231,7 +236,7 @@ def _intervals(
     from scipy.stats import t  # slow to import
 
     if over != "both":
-        return np.moveaxis(np.nanpercentile(drawn[over], [2.5, 97.5], axis=0), 0, -1)
+        return np.moveaxis(central_interval(drawn[over]), 0, -1)
     half = t.ppf(0.975, np.array(n_subjects) - 1) * np.sqrt(_variance(drawn, over))
     return np.stack([scores - half, scores + half], axis=-1)
 

@@ -180,7 +180,7 @@ def interval_of_rho(
     for columns in target_columns(y_true).values():
         subjects = rng.integers(len(columns), size=(n, len(columns)))
         means = known_mean(np.take_along_axis(draws[:, columns], subjects, axis=1), axis=1)
-        found.append([known_mean(rho[columns], axis=0), *np.nanpercentile(means, [2.5, 97.5])])
+        found.append([known_mean(rho[columns], axis=0), *central_interval(means)])
     return np.array(found, dtype=np.float64)
 
 
@@ -222,6 +222,13 @@ def rdm_nulls_summary(
             "t_test_p": t_test_of_zero(r2[columns]),
         }
     return _plain({"n": n, "seed": seed, "targets": targets})
+
+
+def central_interval(draws: np.ndarray) -> np.ndarray:
+    """Return the 2.5th and 97.5th percentile over the first axis, (n, ...) to (2, ...); NaN are left out."""
+    empty = np.isnan(draws).all(axis=0)
+    ends = np.nanpercentile(np.where(empty, 0, draws), [2.5, 97.5], axis=0)
+    return np.where(empty, np.nan, ends)
 
 
 def t_test_of_zero(values: np.ndarray) -> float:

@@ -72,8 +72,7 @@ def _order(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ordered = np.take_along_axis(vectors, order, axis=1)
         return order, (ordered[:, 1:] == ordered[:, :-1]).any(axis=1) | is_flat(vectors)
     position = (1 << bits) - 1
-    keys = _ordered_integers(vectors)
-    keys &= ~position
+    keys = _ordered_integers(vectors) & ~position
     keys |= np.arange(vectors.shape[1])
     keys.sort(axis=1)
     differing = (keys[:, 1:] ^ keys[:, :-1]).view(np.uint64)  # unsigned: signs may differ
@@ -85,11 +84,10 @@ def _order(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _ordered_integers(vectors: np.ndarray) -> np.ndarray:
     """Return int64 in the order of the values: the bits of float64, with negative numbers turned around."""
-    values = vectors.astype(np.float64)
+    values = np.ascontiguousarray(vectors, dtype=np.float64)
     if values.view(np.int64).min() >= 0:
         return values.view(np.int64)
-    values += 0.0  # no negative zero
-    bits = values.view(np.int64)
+    bits = (values + 0.0).view(np.int64)  # no negative zero
     return bits ^ ((bits >> 63) & _MAGNITUDE)
 
 

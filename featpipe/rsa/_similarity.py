@@ -72,10 +72,12 @@ def find_method(name: str) -> Method:
 
 def known_pairs(vectors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield groups of rows that have the same pairs, as (rows, known pairs of shape (n_pairs,))."""
-    known = ~np.isnan(vectors)
-    if known.all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        complete = not np.isnan(vectors.sum())  # one NaN makes the sum NaN
+    if complete:
         yield np.arange(len(vectors)), np.ones(vectors.shape[1], dtype=bool)
         return
+    known = ~np.isnan(vectors)
     groups: dict[bytes, list[int]] = {}
     for row, packed in enumerate(np.packbits(known, axis=1)):
         groups.setdefault(packed.tobytes(), []).append(row)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from featpipe.errors import RequestError
-from featpipe.rsa import RDMs, concat
+from featpipe.rsa import RDMs, concat, stack
 from featpipe.rsa._compare import compare
 from featpipe.rsa._inference import correct_p, noise_ceilings, official_noise_ceilings
 from featpipe.rsa._model_comparison import OVER, TESTS, compare_models
@@ -121,6 +121,16 @@ def test_same_seed_same_result(rng, method):
     runs = [compare_models(models, data, over="both", method=method, n=20, seed=seed) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(runs[0].p, runs[1].p)
     assert not np.array_equal(runs[0].intervals, runs[2].intervals)
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_a_target_without_measured_pairs_has_no_p(rng, over):
+    models, data = contest(rng, 3, 6)
+    nothing = RDMs(np.full((3, 6, 6), np.nan), data.ids, targets=["IT"] * 3)
+    found = compare_models(models, stack([data, nothing]), over=over, n=20)
+    assert np.isnan(found.p[:, 1]).all()
+    assert np.isnan(found.intervals[:, 1]).all()
+    assert not np.isnan(found.p_corrected[:, 0]).any()
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,14 @@ def test_summary_of_a_subject_alone_has_gaps(rng):
     assert evc["t_test_p"] is None
 
 
+def test_too_few_stimuli_have_no_scores_but_a_summary(rng):
+    y = measured(rng, 2)
+    evc = rdm_nulls_summary(y, predicted(rng, y), n=10)["targets"]["EVC"]
+    assert evc["r2"] is None
+    assert evc["rho"]["interval"] == [None, None]
+    assert evc["permutation"]["p"] is None
+
+
 def test_t_test_is_that_of_scipy(rng):
     values = rng.random(9)
     assert t_test_of_zero(np.append(values, np.nan)) == pytest.approx(ttest_1samp(values, 0).pvalue)
