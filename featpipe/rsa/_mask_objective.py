@@ -13,6 +13,7 @@ from featpipe.rsa._mask_terms import PairTerms
 
 LOSSES = ("l1", "squared", "correlation")
 _FEWEST_PAIRS = 3  # below it a correlation says nothing
+_LEAST_SCALE = 0.01  # times the deviation of y: at 0 no gradient would reach the mask
 _ROUNDS = 30  # of reweighted least squares
 _SETTLED = 1e-6  # relative change of an L1 line that ends them
 
@@ -126,7 +127,8 @@ def _weighted_r(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.n
 def profile_lines(d: np.ndarray, batch: Batch, *, loss: str) -> Lines:
     """Return the best offset and scale per target and stimulus set for dissimilarities d (n_pairs,).
 
-    Weighted least squares for the squared loss, reweighted for L1; scales are not negative.
+    Weighted least squares for the squared loss, reweighted for L1. Scales are positive: at least a hundredth of
+    the deviation of y, or a mask that starts out anticorrelated would never move.
     """
     shape = int(batch.target.max()) + 1, int(batch.stimulus_set.max()) + 1
     lines = Lines(np.zeros(shape), np.ones(shape))
@@ -146,8 +148,11 @@ def _squared_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[fl
     mean_d, mean_y = of_pair @ d / total, np.vdot(weights, y) / total
     centred = d - mean_d
     variance = of_pair @ centred**2
+    if variance <= np.finfo(float).tiny:
+        return float(mean_y), 0.0
     product = (weights * y).sum(axis=0) @ centred
-    scale = max(product / variance, 0.0) if variance > np.finfo(float).tiny else 0.0
+    spread = np.sqrt(np.vdot(weights, (y - mean_y) ** 2) / total)
+    scale = max(product / variance, _LEAST_SCALE * spread)
     return float(mean_y - scale * mean_d), float(scale)
 
 

@@ -29,11 +29,21 @@ def pairs_within_sets(rdms: RDMs, rows: np.ndarray | None = None) -> tuple[np.nd
     rdms : RDMs
     rows : ndarray of int, optional
         Stimuli that both must be among; all by default.
+
+    Raises
+    ------
+    RequestError
+        There is none.
     """
     rows = np.arange(len(rdms)) if rows is None else np.sort(rows)
     first, second = (rows[place] for place in np.triu_indices(len(rows), 1))
     sets = rdms.sets
     use = (sets[first] == sets[second]) & (~np.isnan(rdms.values[:, first, second])).any(axis=0)
+    if not use.any():
+        raise RequestError(
+            f"There is no pair within a stimulus set that somebody measured, among {len(rows)} stimuli; a mask is "
+            "fitted to the pairs of each set. Check the targets, and that ids are written SET/NAME."
+        )
     first, second = first[use], second[use]
     order = np.argsort(sets[first], kind="stable")
     return first[order], second[order]

@@ -9,7 +9,7 @@ import numpy as np
 
 from featpipe.rsa._statistics import ChannelStatistics
 
-_PIECE = 512  # pairs at a time while rows are put together
+_FAR = 25.0  # squared mean over variance from which float32 is to be spared the mean
 _FLOOR = 1e-10  # of the largest variance: below it one is rounding
 
 
@@ -111,24 +111,27 @@ class PairTerms:
         i, j, shift, n_features = self.first, self.second, self.shift, self.positions.sum()
         squared = (beta**2).astype(np.float32)
         mean = self.positions @ beta / n_features
-        linear = self.sums @ np.stack([beta, beta * (beta - mean)], axis=1).astype(np.float32)
-        total, tilt = linear.astype(np.float64).T  # S, A: (n_stimuli,)
-        spread = self.positions @ (beta - mean) ** 2
+        total = (self.sums @ beta.astype(np.float32)).astype(np.float64)  # S: (n_stimuli,)
         variance = (self.norms @ squared).astype(np.float64) - total**2 / n_features
-        variance += 2 * shift * tilt + shift**2 * spread
         covariance = (self.products @ squared).astype(np.float64) - total[i] * total[j] / n_features
-        covariance += shift * (tilt[i] + tilt[j]) + shift**2 * spread
+        if shift:
+            spread = shift**2 * (self.positions @ (beta - mean) ** 2)
+            tilt = shift * (self.sums @ (beta * (beta - mean)).astype(np.float32)).astype(np.float64)
+            variance += 2 * tilt + spread
+            covariance += tilt[i] + tilt[j] + spread
         r, pull = pearson(covariance, variance, i, j)
 
         def pullback(gradient: np.ndarray) -> np.ndarray:
             of_pair, of_self = pull(gradient)
             cross = _scatter(i, of_pair * total[j], variance) + _scatter(j, of_pair * total[i], variance)
             of_total = -(cross + 2 * of_self * total) / n_features
+            products = of_pair.astype(np.float32) @ self.products + of_self.astype(np.float32) @ self.norms
+            change = 2 * beta * products + of_total.astype(np.float32) @ self.sums
+            if not shift:
+                return np.asarray(change)
             ends = _scatter(i, of_pair, variance) + _scatter(j, of_pair, variance)
             of_tilt = shift * (ends + 2 * of_self)
-            through = np.stack([of_total, of_tilt]).astype(np.float32) @ self.sums  # (2, n_channels)
-            products = of_pair.astype(np.float32) @ self.products + of_self.astype(np.float32) @ self.norms
-            change = 2 * beta * products + through[0] + (2 * beta - mean) * through[1]
+            change += (2 * beta - mean) * (of_tilt.astype(np.float32) @ self.sums)
             change -= self.positions * (of_tilt @ total / n_features)
             of_spread = shift**2 * (of_pair.sum() + of_self.sum())
             return np.asarray(change + 2 * of_spread * self.positions * (beta - mean))
@@ -149,12 +152,11 @@ def pair_terms(
         Row numbers within each of `statistics`.
     """
     positions = statistics[0].positions
-    shift = float(np.mean([part.sums.sum(axis=1).mean() for part in statistics]) / positions.sum())
-    parts = [_shifted_pairs(part, shift, *ends) for part, ends in zip(statistics, pairs, strict=True)]
+    shift = _worthwhile_shift(statistics)
     offsets = np.cumsum([0, *(part.n_stimuli for part in statistics)])
     return PairTerms(
-        products=_joined([products for products, _ in parts]),
-        norms=_joined([norms for _, norms in parts]),
+        products=_joined([part.pairs(*ends, shift) for part, ends in zip(statistics, pairs, strict=True)]),
+        norms=_joined([_norms(part, shift) for part in statistics]),
         sums=_joined([(part.sums - shift * positions).astype(np.float32) for part in statistics]),
         positions=positions.astype(np.float64),
         shift=shift,
@@ -163,22 +165,21 @@ def pair_terms(
     )
 
 
+def _worthwhile_shift(statistics: Sequence[ChannelStatistics]) -> float:
+    """Return the mean over all features where it is large against their deviation, else 0, which is faster."""
+    n_values = sum(part.n_stimuli * part.n_features for part in statistics)
+    mean = sum(part.sums.sum() for part in statistics) / n_values
+    squares = sum(float(_norms(part, mean).sum(dtype=np.float64)) for part in statistics)
+    return float(mean) if mean**2 > _FAR * squares / n_values else 0.0
+
+
+def _norms(statistics: ChannelStatistics, shift: float) -> np.ndarray:
+    stimuli = np.arange(statistics.n_stimuli)
+    return statistics.pairs(stimuli, stimuli, shift)
+
+
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def _shifted_pairs(
-    statistics: ChannelStatistics, shift: float, first: np.ndarray, second: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return products of pairs, and of stimuli with themselves, of features less a constant."""
-    root = np.sqrt(statistics.positions)
-    scaled = (statistics.sums / root - shift * root).astype(np.float32)
-    stimuli = np.arange(statistics.n_stimuli)
-    products = statistics.centred_pairs(first, second)
-    for start in range(0, len(first), _PIECE):
-        piece = slice(start, start + _PIECE)
-        products[piece] += scaled[first[piece]] * scaled[second[piece]]
-    return products, statistics.centred_pairs(stimuli, stimuli) + scaled**2
 
 
 def pearson(

@@ -12,6 +12,8 @@ from featpipe.errors import RequestError
 from featpipe.rsa._mask_held import STATISTICS, HeldLayer
 from featpipe.rsa._rdms import stimulus_sets
 
+_PIECE = 64  # pairs at a time, which some thousand channels keep in a processor's cache
+
 
 @dataclass(frozen=True, eq=False)
 class ChannelStatistics:
@@ -64,22 +66,36 @@ class ChannelStatistics:
         """``sum_p f_icp f_jcp``, row ``i (i + 1) / 2 + j`` for i >= j: shape (n(n+1)/2, n_channels), float32."""
         return self.pairs(*np.tril_indices(len(self.ids)))
 
-    def pairs(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Return products of pairs given by row numbers, any order: (n_pairs, n_channels), float32."""
-        products = self.centred_pairs(first, second)
-        scaled = self.sums / np.sqrt(self.positions)
-        products += scaled[first] * scaled[second]
-        return products
+    def pairs(self, first: np.ndarray, second: np.ndarray, shift: float = 0.0) -> np.ndarray:
+        """Return products of pairs given by row numbers, any order: (n_pairs, n_channels), float32.
+
+        With a shift those of features less that constant.
+        """
+        root = np.sqrt(self.positions)
+        return self._gathered(first, second, (self.sums / root - shift * root).astype(np.float32))
 
     def centred_pairs(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return products centred within stimulus and channel, ``K_c``: (n_pairs, n_channels), float32."""
+        return self._gathered(first, second, None)
+
+    def _gathered(self, first: np.ndarray, second: np.ndarray, scaled: np.ndarray | None) -> np.ndarray:
+        """Return held products of pairs, plus those of rows of `scaled` (n_stimuli, n_channels)."""
+        first, second = np.asarray(first), np.asarray(second)
         products = np.empty((len(first), self.n_channels), dtype=np.float32)
-        ids = self.ids.tolist()
-        for position, held in enumerate(self.held):
-            rows = np.array([held.row_of[name] for name in ids], dtype=np.int64)
-            high, low = np.maximum(rows[first], rows[second]), np.minimum(rows[first], rows[second])
-            products[:, self.layer == position] = held.centred[high * (high + 1) // 2 + low]
+        places = [self._held_rows(held, first, second) for held in self.held]
+        stops = np.cumsum([held.sums.shape[1] for held in self.held])
+        for start in range(0, len(first), _PIECE):
+            piece = slice(start, start + _PIECE)
+            for held, place, stop in zip(self.held, places, stops, strict=True):
+                products[piece, stop - held.sums.shape[1] : stop] = held.centred[place[piece]]
+            if scaled is not None:
+                products[piece] += scaled[first[piece]] * scaled[second[piece]]
         return products
+
+    def _held_rows(self, held: HeldLayer, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        rows = np.array([held.row_of[name] for name in self.ids.tolist()], dtype=np.int64)
+        high, low = np.maximum(rows[first], rows[second]), np.minimum(rows[first], rows[second])
+        return high * (high + 1) // 2 + low
 
     def take(self, ids: Sequence[str] | np.ndarray) -> ChannelStatistics:
         """Select stimuli by id, in the order given."""
