@@ -137,6 +137,7 @@ def _rdm_target(target: TargetResult, plots: ModuleType) -> dict[str, Any]:
     return {
         "name": target.name,
         "headline": rdm_tables.headline(target),
+        "wrong_sign": target.rho is not None and target.rho < 0,
         "measures": rdm_tables.measure_rows(target),
         "t_test": rdm_tables.p_value(target.number("t_test_p")),
         "permutation_p": rdm_tables.p_value(target.number("permutation", "p")),

@@ -176,6 +176,12 @@ def test_the_official_test_never_stands_alone(run):
     assert re.search(r"gives p = 1.4 × 10⁻⁷\..{0,90}the permutation p of R² is 0.421", page)
 
 
+def test_a_wrong_sign_is_said(run):
+    assert "sign is wrong" not in text_of(report(run))
+    edit(run, "summary.json", lambda s: target_of(s)["rho"].update(mean=-0.11, n_above_zero=0))
+    assert "sign is wrong" in text_of(report(run))
+
+
 def test_folds_name_their_sets(run):
     scores = pd.read_csv(run / "scores.csv").query("fold == 1").groupby("metric")["value"].mean()
     names = ("rdm_ceiling", "rdm_ceiling_lower", "rdm_rho_centred", "rdm_r2_centred")
