@@ -197,8 +197,8 @@ def rdm_nulls_summary(
         ``{"n": n, "seed": seed, "targets": {NAME: {"r2", "percent", "ceiling", "ceiling_lower", "rho",
         "permutation", "main_effects", "t_test_p"}}}`` of floats, None where there is no number. ``rho`` holds
         mean, interval, n_above_zero, n_subjects and p (permutation, one-sided); the two nulls hold mean, p95
-        and p of R² and percent_mean and percent_p95. ``t_test_p`` is the challenge's t-test of rho² against 0,
-        whose null hypothesis cannot be true.
+        and p of R², percent_mean and percent_p95, rho_mean and rho_interval. ``t_test_p`` is the challenge's
+        t-test of rho² against 0, whose null hypothesis cannot be true.
     """
     nulls = {
         "permutation": permutation_null(y_true, y_pred, n=n, seed=seed, blocks=blocks),
@@ -347,7 +347,8 @@ def check_draws(n: int) -> None:
 
 def _null_summary(null: Null, place: int) -> dict[str, Any]:
     names = ("mean", "p95", "p", "percent_mean", "percent_p95")
-    return {name: getattr(null, name)[place] for name in names}
+    values = {name: getattr(null, name)[place] for name in names}
+    return values | {"rho_mean": null.rho_mean[place], "rho_interval": list(null.rho_interval[place])}
 
 
 def _rho_summary(rho: np.ndarray, interval: np.ndarray, p: float) -> dict[str, Any]:
