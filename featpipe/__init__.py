@@ -14,19 +14,35 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CachedFeatures": "featpipe.features",
+    "ChannelMask": "featpipe.rsa",
+    "FeatureRDM": "featpipe.rsa",
+    "JoinedFeatures": "featpipe.features",
     "LayerBlocks": "featpipe.blocks",
     "LayerScaler": "featpipe.encoding",
+    "RDMs": "featpipe.rsa",
     "RidgeEncoder": "featpipe.encoding",
     "StimulusSet": "featpipe.stimuli",
     "evaluate": "featpipe.model_selection",
 }
-__all__ = ["CachedFeatures", "LayerBlocks", "LayerScaler", "RidgeEncoder", "StimulusSet", "evaluate"]
+__all__ = [
+    "CachedFeatures",
+    "ChannelMask",
+    "FeatureRDM",
+    "JoinedFeatures",
+    "LayerBlocks",
+    "LayerScaler",
+    "RDMs",
+    "RidgeEncoder",
+    "StimulusSet",
+    "evaluate",
+]
 
 if TYPE_CHECKING:
     from featpipe.blocks import LayerBlocks
     from featpipe.encoding import LayerScaler, RidgeEncoder
-    from featpipe.features import CachedFeatures
+    from featpipe.features import CachedFeatures, JoinedFeatures
     from featpipe.model_selection import evaluate
+    from featpipe.rsa import ChannelMask, FeatureRDM, RDMs
     from featpipe.stimuli import StimulusSet
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 import featpipe
 from featpipe.errors import RecipeError
 from featpipe.extraction import Order
-from featpipe.features import CachedFeatures, layer_patterns
+from featpipe.features import CachedFeatures, JoinedFeatures, layer_patterns, parts_of
 from featpipe.models import ModelRequest
 from featpipe.spec import LayerRequest, Reduction
 from featpipe.views import USUAL, Augmentation
@@ -50,6 +50,9 @@ class Recipe:
         Parameters to choose inside each training set, as in `GridSearchCV`; empty for none.
     search_scoring : str
         What the search looks at.
+    per_target : mapping of str to mapping
+        Parameters of the pipeline that belong to one target, such as the configuration that a report gives for
+        one region; see `for_target`.
     name, path, sha256 : str
         Filled by `load_recipe`.
     """
@@ -62,16 +65,26 @@ class Recipe:
     cv: int | str = 5
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     search_scoring: str = "pearson_r"
+    per_target: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str = ""
     path: str = ""
     sha256: str = ""
 
     def __post_init__(self) -> None:
         first = self.pipeline.steps[0] if isinstance(self.pipeline, Pipeline) else ("", None)
-        if first[0] != "features" or not isinstance(first[1], CachedFeatures):
+        if first[0] != "features" or not isinstance(first[1], CachedFeatures | JoinedFeatures):
             raise RecipeError(
-                "A recipe's pipeline must begin with a step 'features' that is a CachedFeatures."
+                "A recipe's pipeline must begin with a step 'features' that is a CachedFeatures or a JoinedFeatures."
             )
+
+    @property
+    def predicts(self) -> Literal["responses", "rdms"]:
+        """What comes out of the pipeline, as its leading metric tells."""
+        return "rdms" if self.scoring[0].startswith("rdm_") else "responses"
+
+    def for_target(self, target: str | None) -> Recipe:
+        """Return the recipe with the parameters that it gives for a target, if it gives any."""
+        return self.with_params(self.per_target.get(target, {})) if target is not None else self
 
     def with_params(self, params: Mapping[str, Any]) -> Recipe:
         """Return the recipe with parameters of its pipeline set, as ``--set`` does.
@@ -98,24 +111,28 @@ class Recipe:
                 raise RecipeError(f"A search over {name} needs a list of values, got {values!r}.")
         return replace(self, search={**self.search, **search})
 
-    def order(self, *, trust: bool = False) -> Order:
-        """Return what has to be extracted for this recipe.
+    def orders(self, *, trust: bool = False) -> list[Order]:
+        """Return what has to be extracted for this recipe: an order per network.
 
         Raises
         ------
         RecipeError
             The recipe leaves model or layers to the cache, or asks for preprocessing by its fields.
         """
-        features: CachedFeatures = self.pipeline.named_steps["features"]
+        parts = parts_of(self.pipeline.named_steps["features"])
+        return [self._order(name, features, trust) for name, features in parts]
+
+    def _order(self, part: str, features: CachedFeatures, trust: bool) -> Order:
+        prefix = f"features__{part}__" if part else "features__"
         if features.model is None or features.layers is None:
             raise RecipeError(
                 f"Recipe {self.name!r} leaves model or layers to what is cached. Give both, such as "
-                "--set features__model=timm:resnet50 --set features__layers='[\"layer3\"]'."
+                f"--set {prefix}model=timm:resnet50 --set {prefix}layers='[\"layer3\"]'."
             )
         if not isinstance(features.model, str):
-            raise RecipeError(f"features__model must be a text, got {features.model!r}.")
+            raise RecipeError(f"{prefix}model must be a text, got {features.model!r}.")
         if not isinstance(features.preprocess, str | None):
-            raise RecipeError("To extract for a recipe, features__preprocess must be 'model' or 'whole'.")
+            raise RecipeError(f"To extract for a recipe, {prefix}preprocess must be 'model' or 'whole'.")
         reduction = Reduction.parse(str(features.reduce or "none"))
         return Order(
             model=ModelRequest(
@@ -125,7 +142,7 @@ class Recipe:
                 preprocess=features.preprocess or "model",
                 trust=trust,
             ),
-            layers=tuple(LayerRequest(layer, reduction) for layer in self._layers(features)),
+            layers=tuple(LayerRequest(layer, reduction) for layer in self._layers(prefix, features)),
             store_dtype=features.store_dtype or "float32",
             precision=features.precision or "fp32",
             n_views=features.views,
@@ -133,8 +150,8 @@ class Recipe:
             view_seed=features.view_seed or 0,
         )
 
-    def _layers(self, features: CachedFeatures) -> list[str]:
-        candidates = [features.layers, *self.search.get("features__layers", ())]
+    def _layers(self, prefix: str, features: CachedFeatures) -> list[str]:
+        candidates = [features.layers, *self.search.get(f"{prefix}layers", ())]
         return list(dict.fromkeys(layer for layers in candidates for layer in layer_patterns(layers)))
 
     def _check_names(self, names: Mapping[str, Any]) -> None:

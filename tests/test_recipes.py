@@ -117,7 +117,7 @@ def test_order_covers_the_layers_of_the_search(recipe):
         "features__reduce": "grid:4",
     }
     search = {"features__layers": [["layer2"], ["layer1", "layer3"]]}
-    order = recipe.with_params(params).with_search(search).order()
+    order = recipe.with_params(params).with_search(search).orders()[0]
     assert [layer.pattern for layer in order.layers] == ["layer1", "layer2", "layer3"]
     assert {layer.reduction for layer in order.layers} == {Reduction("grid", 4)}
     assert (order.model.model, order.model.weights) == ("timm:resnet18.a1_in1k", "default")
@@ -125,17 +125,17 @@ def test_order_covers_the_layers_of_the_search(recipe):
 
 def test_order_needs_model_and_layers(recipe):
     with pytest.raises(RecipeError, match=r"leaves model or layers .*features__model="):
-        recipe.order()
+        recipe.orders()[0]
     with pytest.raises(RecipeError, match="must be 'model' or 'whole'"):
         recipe.with_params(
             {"features__model": "timm:x", "features__layers": "a", "features__preprocess": {"resize": 3}}
-        ).order()
+        ).orders()[0]
     with pytest.raises(RequestError, match="list of names"):
-        recipe.with_params({"features__model": "timm:x", "features__layers": 3}).order()
+        recipe.with_params({"features__model": "timm:x", "features__layers": 3}).orders()[0]
 
 
 def test_the_clip_recipe_asks_for_the_embedding():
-    order = load_recipe("chimisso2023_clip_linear").order()
+    order = load_recipe("chimisso2023_clip_linear").orders()[0]
     assert order.model.model == "open_clip:ViT-B-32/openai"
     assert [str(layer) for layer in order.layers] == ["output:none"]
 
@@ -164,5 +164,7 @@ def test_files_that_are_no_recipes(tmp_path, text, message):
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(RecipeError, match=r"no recipe 'nothing'. There are baseline_ridge, chimisso"):
+    with pytest.raises(
+        RecipeError, match=r"no recipe 'nothing'. There are baseline_algonauts2019, baseline_ridge, chimisso"
+    ):
         load_recipe("nothing")
