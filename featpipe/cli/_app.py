@@ -14,6 +14,7 @@ from featpipe.cli._console import note, say
 from featpipe.cli._extract import extract_command
 from featpipe.cli._fit import fit_command, predict_command, recipes_command, report_command, score_command
 from featpipe.cli._models import layers_command, models_command
+from featpipe.cli._submit import submit_command
 from featpipe.errors import FeatpipeError
 
 INTERRUPTED = 130
@@ -61,6 +62,7 @@ app.add_typer(cache_app, name="cache")
 app.command("fit")(fit_command)
 app.command("predict")(predict_command)
 app.command("score")(score_command)
+app.command("submit")(submit_command)
 app.command("report")(report_command)
 app.command("recipes")(recipes_command)
 

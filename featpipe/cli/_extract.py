@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -142,36 +144,35 @@ def extract_command(
             "features__model=…, features__weights=… and so on.",
         )
     if recipe is not None:
-        order = _recipe_order(recipe, settings, trust)
+        orders = _recipe_orders(recipe, settings, trust)
     else:
-        order = _order(
-            model_request(
-                _needed("--model", model),
-                weights,
-                model_arg,
-                mean,
-                std,
-                image_size,
-                interpolation,
-                preprocess,
-                trust,
-            ),
-            _needed("--layers", layers),
-            store_dtype,
-            precision,
-            _views(views, augmentation, view_seed),
+        request = model_request(
+            _needed("--model", model),
+            weights,
+            model_arg,
+            mean,
+            std,
+            image_size,
+            interpolation,
+            preprocess,
+            trust,
         )
+        made = _views(views, augmentation, view_seed)
+        orders = [_order(request, _needed("--layers", layers), store_dtype, precision, made)]
     source = _needed("--images", images) if recipe is None else _needed("--data", data)
     stimuli = open_stimuli(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
     if dry:
         from featpipe.extraction import dry_run  # torch, which a run with nothing to do does without
 
-        _say_dry_run(dry_run(order, stimuli, store, means=means), as_json)
+        plans = [dry_run(order, stimuli, store, means=means) for order in orders]
+        _say_each(plans, _dry_run_json, _say_dry_run, as_json)
         return
     with showing_progress("extract", quiet=as_json) as progress:
-        done = extract(order, stimuli, store, means=means, progress=progress, rehash=rehash)
-    _say_extraction(done, stimuli, cache, as_json)
+        done = [
+            extract(order, stimuli, store, means=means, progress=progress, rehash=rehash) for order in orders
+        ]
+    _say_each(done, partial(_extraction_json, stimuli, cache), _say_extraction, as_json)
 
 
 def _needed(option: str, value: Any) -> Any:
@@ -197,10 +198,22 @@ def _views(n_views: int, augmentation: str | None, seed: int | None) -> dict[str
     return {"n_views": n_views, "augmentation": made_by, "view_seed": seed or 0}
 
 
-def _recipe_order(recipe: str, settings: list[str] | None, trust: bool) -> Order:
+def _recipe_orders(recipe: str, settings: list[str] | None, trust: bool) -> list[Order]:
     from featpipe.recipes import load_recipe, parse_assignment
 
-    return load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ()))).order(trust=trust)
+    return load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ()))).orders(trust=trust)
+
+
+def _say_each(
+    found: Sequence[Any], as_object: Callable[[Any], Any], show: Callable[[Any], None], as_json: bool
+) -> None:
+    """Print what was found for each network: tables, or one JSON object, with a list where there are several."""
+    if not as_json:
+        for one in found:
+            show(one)
+        return
+    objects = [as_object(one) for one in found]
+    say_json(objects[0] if len(objects) == 1 else {"networks": objects})
 
 
 def _refuse_beside(option: str, others: dict[str, Any], advice: str) -> None:
@@ -230,37 +243,26 @@ def open_stimuli(
     return stimuli
 
 
-def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json: bool) -> None:
-    arrays: list[dict[str, Any]] = [
-        {
-            "key": t.key,
-            "layer": t.spec.layer_label,
-            "reduce": str(t.spec.reduction),
-            "view": t.spec.view,
-            "spec": t.spec.to_json(),
-        }
-        for t in done.targets
-    ]
-    rate = done.n_computed / done.seconds if done.seconds else 0.0
-    if as_json:
-        say_json(
-            {
-                "cache": cache,
-                "stimuli": done.stimuli,
-                "n_stimuli": done.n_stimuli,
-                "computed": done.n_computed,
-                "reused": done.n_reused,
-                "seconds": round(done.seconds, 3),
-                "images_per_second": round(rate, 2),
-                "device": done.device,
-                "batch_size": done.batch_size,
-                "weights": done.card.weights,
-                "weights_label": done.card.weights_label,
-                "skipped": [list(item) for item in stimuli.skipped],
-                "arrays": arrays,
-            }
-        )
-        return
+def _extraction_json(stimuli: StimulusSet, cache: str, done: Extraction) -> dict[str, Any]:
+    return {
+        "cache": cache,
+        "stimuli": done.stimuli,
+        "n_stimuli": done.n_stimuli,
+        "computed": done.n_computed,
+        "reused": done.n_reused,
+        "seconds": round(done.seconds, 3),
+        "images_per_second": round(_rate(done), 2),
+        "device": done.device,
+        "batch_size": done.batch_size,
+        "weights": done.card.weights,
+        "weights_label": done.card.weights_label,
+        "skipped": [list(item) for item in stimuli.skipped],
+        "arrays": _arrays(done),
+    }
+
+
+def _say_extraction(done: Extraction) -> None:
+    arrays = _arrays(done)
     view, of = _view_column(arrays), _in_views(done.n_stimuli, arrays)
     show_table(
         ["layer", "reduce", *view, "key"],
@@ -271,31 +273,34 @@ def _say_extraction(done: Extraction, stimuli: StimulusSet, cache: str, as_json:
         return
     say(
         f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
-        f"{human_seconds(done.seconds)}, {rate:.1f} images/s, {done.device or 'no device'}."
+        f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, {done.device or 'no device'}."
     )
 
 
-def _say_dry_run(plan: DryRun, as_json: bool) -> None:
-    rows: list[dict[str, Any]] = [
+def _arrays(done: Extraction) -> list[dict[str, Any]]:
+    return [
         {
+            "key": t.key,
             "layer": t.spec.layer_label,
             "reduce": str(t.spec.reduction),
             "view": t.spec.view,
-            "shape": list(shape),
-            "bytes_per_image": size,
-            "cached": cached,
+            "spec": t.spec.to_json(),
         }
-        for t, shape, size, cached in zip(
-            plan.targets, plan.row_shapes, plan.bytes_per_row, plan.cached, strict=True
-        )
+        for t in done.targets
     ]
-    if as_json:
-        totals = {
-            name: getattr(plan, name)
-            for name in ("n_stimuli", "bytes_on_disk", "peak_memory", "seconds", "device", "batch_size")
-        }
-        say_json({"layers": rows, **totals})
-        return
+
+
+def _rate(done: Extraction) -> float:
+    return done.n_computed / done.seconds if done.seconds else 0.0
+
+
+def _dry_run_json(plan: DryRun) -> dict[str, Any]:
+    names = ("n_stimuli", "bytes_on_disk", "peak_memory", "seconds", "device", "batch_size")
+    return {"layers": _planned(plan), **{name: getattr(plan, name) for name in names}}
+
+
+def _say_dry_run(plan: DryRun) -> None:
+    rows = _planned(plan)
     view = _view_column(rows)
     show_table(
         ["layer", "reduce", *view, "shape", "bytes/image", "on disk", "cached"],
@@ -318,6 +323,22 @@ def _say_dry_run(plan: DryRun, as_json: bool) -> None:
         f"about {human_bytes(plan.peak_memory)} of memory; about {human_seconds(plan.seconds)} on {plan.device} "
         f"with batches of {plan.batch_size}."
     )
+
+
+def _planned(plan: DryRun) -> list[dict[str, Any]]:
+    return [
+        {
+            "layer": t.spec.layer_label,
+            "reduce": str(t.spec.reduction),
+            "view": t.spec.view,
+            "shape": list(shape),
+            "bytes_per_image": size,
+            "cached": cached,
+        }
+        for t, shape, size, cached in zip(
+            plan.targets, plan.row_shapes, plan.bytes_per_row, plan.cached, strict=True
+        )
+    ]
 
 
 def _view_column(rows: list[dict[str, Any]]) -> list[str]:

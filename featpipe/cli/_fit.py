@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from featpipe.cli._console import note, say, say_json, show_table, showing_progress
 from featpipe.cli._extract import open_stimuli
 from featpipe.cli._options import BatchSize, Cache, Device, Json, Split, Subject, Trust, Workers, batch_size
+from featpipe.cli._scores import show_chosen, show_summary
 from featpipe.errors import MissingDependency
 
 Data = Annotated[
     str,
     typer.Option(
-        "--data", metavar="DATA", help="table:DIR, table:FILE.toml, algonauts2023:DIR or synthetic:…."
+        "--data",
+        metavar="DATA",
+        help="table:DIR, table:FILE.toml, algonauts2019:DIR, algonauts2023:DIR or synthetic:….",
     ),
 ]
-Target = Annotated[str | None, typer.Option("--target", help="Only this group of targets, such as lh.V1v.")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", help="Only this group of targets, such as lh.V1v; of RDMs such as EVC."),
+]
 
 
 def fit_command(
@@ -57,7 +61,7 @@ def fit_command(
 
     params, searched = (dict(map(parse_assignment, texts or ())) for texts in (settings, search))
     request = FitRequest(
-        recipe=load_recipe(recipe).with_params(params).with_search(searched),
+        recipe=load_recipe(recipe).for_target(target).with_params(params).with_search(searched),
         data=data,
         out=out,
         cache=cache,
@@ -85,7 +89,9 @@ def fit_command(
 def predict_command(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     images: Annotated[str, typer.Option("--images", metavar="SOURCE", help="The images to predict.")],
-    out: Annotated[str, typer.Option("--out", help="FILE.npz, .npy, .mat or .csv; ids are inside.")],
+    out: Annotated[
+        str, typer.Option("--out", help="FILE.npz, .npy, .mat or .csv (RDMs: .npz or .mat); ids are inside.")
+    ],
     cache: Annotated[str | None, typer.Option("--cache", help="Instead of the run's cache.")] = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Where the weights are now, if they moved.")
@@ -98,12 +104,21 @@ def predict_command(
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Predict responses to new images; features that the cache lacks are extracted."""
+    """Predict responses to new images, or their RDM; features that the cache lacks are extracted."""
     from featpipe.extraction import Means
-    from featpipe.runs import RunFolder, check_format, predict, write_predictions
+    from featpipe.rsa import RDMs
+    from featpipe.runs import (
+        FORMATS,
+        RDM_FORMATS,
+        RunFolder,
+        check_format,
+        predict,
+        write_predicted_rdms,
+        write_predictions,
+    )
 
     folder = RunFolder.open(run)
-    check_format(Path(out))
+    check_format(Path(out), RDM_FORMATS if folder.kind == "rdms" else FORMATS)
     stimuli = open_stimuli(images, subject, split, skip_broken=False, rehash=False, quiet=as_json)
     means = Means(device=device, batch_size=batch_size(size), workers=workers)
     with showing_progress("extract", quiet=as_json) as progress:
@@ -111,6 +126,13 @@ def predict_command(
             folder, stimuli, cache=cache, weights=weights, means=means, progress=progress, trust=trust
         )
     trained = folder.trained_on(stimuli.sha256)
+    if isinstance(predictions, RDMs):
+        name = write_predicted_rdms(out, folder, predictions, in_training=trained)
+        if as_json:
+            say_json({"out": out, "n_stimuli": len(stimuli), "name": name})
+            return
+        say(f"{out}: {name}, {len(stimuli)} × {len(stimuli)} stimuli")
+        return
     write_predictions(out, stimuli.ids, predictions, folder.target_names(), in_training=trained)
     if as_json:
         say_json({"out": out, "n_stimuli": len(stimuli), "n_targets": len(folder.target_names())})
@@ -172,38 +194,6 @@ def recipes_command(as_json: Json = False) -> None:
         say_json({"recipes": rows})
         return
     show_table(["recipe", "what it does"], [(recipe.name, recipe.summary) for recipe in found])
-
-
-def show_summary(summary: dict[str, Any]) -> None:
-    """Print scores per group, the ceiling beside them where it is known."""
-    scores, ceiling = summary["scores"], summary.get("noise_ceiling")
-    groups = list(next(iter(scores.values()))["groups"])
-    columns = ["group", *scores, *(["noise_ceiling"] if ceiling else [])]
-    tables = [*scores.values(), *([ceiling] if ceiling else [])]
-    rows = [[group, *(_number(table["groups"][group]) for table in tables)] for group in groups]
-    rows.append(["overall", *(_number(table["overall"]) for table in tables)])
-    show_table(columns, rows, right=columns[1:])
-    n_stimuli, n_folds = summary["n_stimuli"], summary["n_folds"]
-    scored = summary.get("n_scored", n_stimuli)
-    part = "" if scored == n_stimuli else f" ({scored} scored)"
-    folds = f"{n_folds} fold{'' if n_folds == 1 else 's'}"
-    say(f"{n_stimuli} stimuli{part}, {summary['n_targets']} targets, {folds}")
-    if summary.get("constant_predictions"):
-        note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
-
-
-def show_chosen(chosen: dict[str, Any]) -> None:
-    """Print what a search chose: how many folds took each value, and which the saved pipeline has."""
-    for name in chosen.get("saved", ()):
-        taken = Counter(json.dumps(fold[name], ensure_ascii=False) for fold in chosen["folds"])
-        counts = ", ".join(
-            f"{value} in {count} of {taken.total()} folds" for value, count in taken.most_common()
-        )
-        say(f"{name}: {counts}; saved {json.dumps(chosen['saved'][name], ensure_ascii=False)}")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _try_report(run: Path) -> str | None:

@@ -2,10 +2,20 @@
 
 from featpipe.runs._fit import FitRequest, fit
 from featpipe.runs._folder import RunFolder
-from featpipe.runs._predict import check_format, predict, read_predictions, write_predictions
+from featpipe.runs._predict import predict
+from featpipe.runs._prediction_files import (
+    FORMATS,
+    RDM_FORMATS,
+    check_format,
+    read_predictions,
+    write_predictions,
+)
 from featpipe.runs._score import score
+from featpipe.runs._score_rdms import submit, write_predicted_rdms
 
 __all__ = [
+    "FORMATS",
+    "RDM_FORMATS",
     "FitRequest",
     "RunFolder",
     "check_format",
@@ -13,5 +23,7 @@ __all__ = [
     "predict",
     "read_predictions",
     "score",
+    "submit",
+    "write_predicted_rdms",
     "write_predictions",
 ]

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,14 +13,14 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_info
 
-from featpipe.datasets import Dataset, load_dataset
+from featpipe.datasets import load_dataset
 from featpipe.errors import RecipeError
 from featpipe.extraction import Extraction, Means, Progress
-from featpipe.features import arrays_of
+from featpipe.features import CachedFeatures, JoinedFeatures
 from featpipe.model_selection import (
     Evaluation,
+    SetKFold,
     evaluate,
     fit_final,
     get_scorer,
@@ -35,13 +30,11 @@ from featpipe.model_selection import (
 from featpipe.recipes import Recipe
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import set_to_read
-from featpipe.runs._summary import summarise, target_names, tidy
-from featpipe.spec import from_anywhere
+from featpipe.runs._record import AnyDataset, run_record
+from featpipe.runs._tasks import Task, make_task
 from featpipe.store import FeatureCache
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
-
-_LIBRARIES = ("featpipe", "numpy", "scipy", "scikit-learn", "pandas", "zarr", "joblib")
 
 
 @dataclass(frozen=True)
@@ -119,39 +112,58 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
             f"Recipe {recipe.name!r} takes {', '.join(recipe.data)} data, not {request.data!r}."
         )
     folder = RunFolder.create(request.out, overwrite=request.overwrite)
-    dataset = load_dataset(request.data, subject=request.subject, target=request.target)
+    dataset = _load(request)
     extracted = _extract(request, dataset, means, progress) if request.extract else None
     ready = time.perf_counter()
-    evaluation, estimator, cv = _evaluate(request, dataset)
+    task = make_task(dataset, recipe, request.target)
+    cv = outer_folds(request, dataset)
+    folds = _folds(cv, dataset, task)
+    estimator = _estimator(request, dataset, task, folds)
+    evaluation = _evaluate(request, dataset, task, estimator, folds)
     evaluated = time.perf_counter()
-    final, rows = _fit_final(estimator, dataset)
+    final, rows = _fit_final(estimator, dataset, task)
     times = {
         "extract": ready - began,
         "evaluate": evaluated - ready,
         "fit": time.perf_counter() - evaluated,
     }
-    record = _record(request, dataset, evaluation, cv, final, extracted, times)
+    record = run_record(request, dataset, task, evaluation, str(cv), final, extracted, times)
     folder.write_json("run.json", record)
-    _write(folder, dataset, evaluation, cv, final, rows)
+    summary = task.summary(evaluation, folds) | _counts(dataset, evaluation, str(cv))
+    if evaluation.chosen is not None:
+        summary["chosen"] = _chosen(evaluation.chosen, final)
+    folder.write_csv("scores.csv", task.tidy(evaluation))
+    folder.write_csv("training.csv", pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]}))
+    task.write_more(folder, evaluation, final)
+    folder.write_pipeline(final)
+    folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
     return folder
 
 
+def _load(request: FitRequest) -> AnyDataset:
+    """Read the data; a target of RDMs only says which are scored, and the others may help to fit."""
+    if request.recipe.predicts == "rdms":
+        return load_dataset(request.data, subject=request.subject)
+    return load_dataset(request.data, subject=request.subject, target=request.target)
+
+
 def _extract(
-    request: FitRequest, dataset: Dataset, means: Means | None, progress: Progress | None
-) -> Extraction:
-    order = request.recipe.order(trust=request.trust)
+    request: FitRequest, dataset: AnyDataset, means: Means | None, progress: Progress | None
+) -> list[Extraction]:
+    orders = request.recipe.orders(trust=request.trust)
     from featpipe.extraction import extract  # torch, only where something is extracted
 
-    return extract(order, dataset.stimuli, FeatureCache(request.cache), means=means, progress=progress)
+    cache = FeatureCache(request.cache)
+    return [extract(order, dataset.stimuli, cache, means=means, progress=progress) for order in orders]
 
 
-def undivided_groups(dataset: Dataset) -> np.ndarray | None:
+def undivided_groups(dataset: AnyDataset) -> np.ndarray | None:
     """Return the groups that no fold may divide: the data's own, and ids that show one image."""
     groups = merge_groups(dataset.groups, dataset.digests)
     return groups if len(np.unique(groups)) < len(groups) else None
 
 
-def outer_folds(request: FitRequest, dataset: Dataset) -> str | int:
+def outer_folds(request: FitRequest, dataset: AnyDataset) -> str | int:
     """Return which outer folds are meant: those asked for, the data's test split, or the recipe's."""
     if request.cv is not None:
         return request.cv
@@ -159,35 +171,42 @@ def outer_folds(request: FitRequest, dataset: Dataset) -> str | int:
     return "splits" if {"train", "test"} <= splits else request.recipe.cv
 
 
-def _evaluate(request: FitRequest, dataset: Dataset) -> tuple[Evaluation, BaseEstimator, str]:
-    recipe, cv = request.recipe, outer_folds(request, dataset)
-    groups = undivided_groups(dataset)
-    folds = _folds(cv, dataset, groups)
+def _estimator(request: FitRequest, dataset: AnyDataset, task: Task, folds: Folds) -> BaseEstimator:
+    """Return the pipeline, told what to read and what to fit to, in its search if the recipe has one."""
+    recipe = request.recipe
     where = {
         "features__cache": request.cache,
         "features__stimuli": set_to_read(dataset.stimuli, request.cache),
     }
-    estimator = _searching(clone(recipe.pipeline).set_params(**where), recipe, groups, folds)
-    evaluation = evaluate(
+    pipeline = clone(recipe.pipeline).set_params(**where, **task.params)
+    return _searching(pipeline, recipe, undivided_groups(dataset), folds, by_set=task.by_set)
+
+
+def _evaluate(
+    request: FitRequest, dataset: AnyDataset, task: Task, estimator: BaseEstimator, folds: Folds
+) -> Evaluation:
+    return evaluate(
         estimator,
         dataset.ids,
-        dataset.responses,
+        task.y,
         cv=folds,
-        scoring=recipe.scoring,
-        groups=groups,
-        sample_weight=dataset.n_repeats,
-        target_names=target_names(dataset),
+        scoring=task.scoring,
+        groups=undivided_groups(dataset),
+        sample_weight=task.weight,
+        target_names=task.names,
         n_jobs=request.n_jobs,
+        return_predictions=task.keep_predictions,
     )
-    return evaluation, estimator, str(cv)
 
 
-def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Folds:
+def _folds(cv: str | int, dataset: AnyDataset, task: Task) -> Folds:
     """Return the outer folds; no image is on both sides of one, under whatever ids it goes."""
-    labels = groups
+    labels = undivided_groups(dataset)
     if cv == "group":  # equal images alone are no groups to leave out
         labels = None if dataset.groups is None else merge_groups(dataset.groups, dataset.digests)
-    chosen = make_cv(cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids)
+    chosen = make_cv(
+        cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids, by_set=task.by_set
+    )
     folds = chosen if isinstance(chosen, list) else list(chosen.split(dataset.ids, groups=labels))
     for train, test in folds:
         shared = np.isin(dataset.digests[test], dataset.digests[train])
@@ -200,10 +219,15 @@ def _folds(cv: str | int, dataset: Dataset, groups: np.ndarray | None) -> Folds:
     return folds
 
 
-def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None, folds: Folds) -> BaseEstimator:
+def _searching(
+    pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None, folds: Folds, *, by_set: bool
+) -> BaseEstimator:
     if not recipe.search:
         return pipeline
-    if groups is None:
+    inner: Any
+    if groups is None and by_set:
+        inner = SetKFold(4)
+    elif groups is None:
         inner = KFold(5, shuffle=True, random_state=0)
     else:
         inner = GroupKFold(min([5, *(len(np.unique(groups[train])) for train, _ in folds)]))
@@ -216,21 +240,27 @@ def _searching(pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None, fo
     )
 
 
-def _fit_final(estimator: BaseEstimator, dataset: Dataset) -> tuple[Pipeline, np.ndarray]:
+def _fit_final(estimator: BaseEstimator, dataset: AnyDataset, task: Task) -> tuple[Pipeline, np.ndarray]:
     """Fit on every row that a user may predict from: the training split, or all rows."""
     has_test = dataset.splits is not None and "train" in dataset.splits
     rows = np.flatnonzero(dataset.splits == "train") if has_test else np.arange(dataset.n_stimuli)
     fitted = fit_final(
-        estimator,
-        dataset.ids,
-        dataset.responses,
-        rows=rows,
-        groups=undivided_groups(dataset),
-        sample_weight=dataset.n_repeats,
+        estimator, dataset.ids, task.y, rows=rows, groups=undivided_groups(dataset), sample_weight=task.weight
     )
     pipeline = getattr(fitted, "best_estimator_", fitted)
     _forget_routing(pipeline)
-    return pipeline.set_params(features__stimuli=None), rows
+    _release(pipeline[0])
+    return pipeline, rows
+
+
+def _release(features: CachedFeatures | JoinedFeatures) -> None:
+    """Let the saved pipeline read new images: in any stimulus set, and without augmented views."""
+    features.set_params(stimuli=None)
+    parts = [("", features)]
+    if isinstance(features, JoinedFeatures):
+        parts = [*features.parts, *features.parts_]
+    for _, part in parts:
+        part.set_params(stimuli=None, views=0)
 
 
 def _forget_routing(part: Any) -> None:
@@ -242,31 +272,13 @@ def _forget_routing(part: Any) -> None:
             _forget_routing(inner)
 
 
-def _write(
-    folder: RunFolder,
-    dataset: Dataset,
-    evaluation: Evaluation,
-    cv: str,
-    final: Pipeline,
-    rows: np.ndarray,
-) -> None:
-    summary = summarise(evaluation.scores, dataset, pooled_r=evaluation.pooled_r)
-    summary |= {
+def _counts(dataset: AnyDataset, evaluation: Evaluation, cv: str) -> dict[str, Any]:
+    return {
         "n_stimuli": dataset.n_stimuli,
         "n_scored": sum(map(len, evaluation.test_ids)),
-        "n_targets": dataset.n_targets,
         "n_folds": evaluation.n_folds,
         "cv": cv,
-        "constant_predictions": int(evaluation.constant_predictions.sum()),
-        "constant_responses": int(evaluation.constant_responses.sum()),
     }
-    if evaluation.chosen is not None:
-        summary["chosen"] = _chosen(evaluation.chosen, final)
-    folder.write_csv("scores.csv", tidy(evaluation.scores, dataset))
-    training = pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]})
-    folder.write_csv("training.csv", training)
-    folder.write_pipeline(final)
-    folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
 
 
 def _chosen(folds: Sequence[Mapping[str, Any]], final: Pipeline) -> dict[str, Any]:
@@ -276,71 +288,3 @@ def _chosen(folds: Sequence[Mapping[str, Any]], final: Pipeline) -> dict[str, An
     return dict(
         json.loads(json.dumps(chosen, default=lambda v: v.tolist() if hasattr(v, "tolist") else repr(v)))
     )
-
-
-def _record(
-    request: FitRequest,
-    dataset: Dataset,
-    evaluation: Evaluation,
-    cv: str,
-    final: Pipeline,
-    extracted: Extraction | None,
-    times: Mapping[str, float],
-) -> dict[str, Any]:
-    recipe = request.recipe
-    return {
-        "format": 1,
-        "recipe": {"name": recipe.name, "path": recipe.path, "sha256": recipe.sha256},
-        "summary": recipe.summary,
-        "citation": recipe.citation,
-        "data": {
-            "given": request.data,
-            "name": dataset.name,
-            "subject": dataset.subject,
-            "target": request.target,
-            "stimuli": dataset.stimuli.digest,
-            "n_stimuli": dataset.n_stimuli,
-            "n_targets": dataset.n_targets,
-        },
-        "targets": [str(name) for name in target_names(dataset)],
-        "cache": os.path.abspath(request.cache),
-        "given": dict(request.given),
-        "cv": cv,
-        "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
-        "features": features_record(final, request.cache, set_to_read(dataset.stimuli, request.cache)),
-        "pipeline": {name: repr(step) for name, step in final.steps},
-        "extraction": None
-        if extracted is None
-        else {
-            "computed": extracted.n_computed,
-            "reused": extracted.n_reused,
-            "device": extracted.device,
-        },
-        "seconds": {name: round(value, 3) for name, value in times.items()},
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-        "jobs": request.n_jobs,  # divides the threads among folds, and so decides the last digits
-        "threads": {pool["user_api"]: pool["num_threads"] for pool in threadpool_info()},
-    }
-
-
-def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[str, Any]]:
-    """Return the features that a fitted pipeline reads: spec, cache key, and how they were asked for."""
-    records = []
-    for spec, shape in zip(pipeline[0].specs_, pipeline[0].row_shapes_, strict=True):
-        array = arrays_of(cache, spec, stimuli)[0]
-        provenance = array.provenance
-        records.append(
-            {
-                "key": array.key,
-                "spec": spec.to_json(),
-                "row_shape": list(shape),
-                "values": math.prod(shape),
-                "model_asked": from_anywhere(
-                    provenance.get("model_asked") or pipeline[0].model or spec.model
-                ),
-                "weights_asked": provenance.get("weights_asked", ""),
-                "weights_label": provenance.get("weights_label", ""),
-            }
-        )
-    return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
@@ -15,14 +16,19 @@ from sklearn.pipeline import Pipeline
 
 from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.errors import RecipeError
-from featpipe.features import CachedFeatures
+from featpipe.features import CachedFeatures, JoinedFeatures
+from featpipe.rsa import ChannelMask, FeatureRDM
 from featpipe.spec import FeatureSpec, Preprocessing, Reduction
 
 # What a fitted pipeline may hold beyond what skops itself knows to be safe; anything else needs --trust. Classes
 # one by one: a file may name any callable, and some of ours run what a path or a text leads to.
 _OURS = {
     f"{kind.__module__}.{kind.__qualname__}"
-    for kind in (CachedFeatures, LayerScaler, RidgeEncoder, FeatureSpec, Preprocessing, Reduction)
+    for kind in (
+        *(CachedFeatures, JoinedFeatures, FeatureSpec, Preprocessing, Reduction),
+        *(LayerScaler, RidgeEncoder),
+        *(ChannelMask, FeatureRDM),
+    )
 }
 # What run.json must have to be used again
 _NEEDED = ("format", "data", "targets", "cache", "features")
@@ -42,6 +48,8 @@ class RunFolder:
         Id and image digest of every stimulus that the saved pipeline was fitted on.
     ``pipeline.skops``
         The fitted pipeline; loading it executes no code.
+    ``rdms.npz``, ``stage_tuning.csv``
+        Of runs that predict RDMs: the held-out and the measured RDM, and a channel mask's mean coefficient a stage.
     ``report.html``
         For people.
 
@@ -113,6 +121,12 @@ class RunFolder:
         """Write a table, whole or not at all; numbers with the seven digits of float32."""
         self._replace(name, table.to_csv(index=False, float_format="%.7g").encode())
 
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Write an ``.npz`` file, whole or not at all."""
+        file = io.BytesIO()
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+        self._replace(name, file.getvalue())
+
     def write_pipeline(self, pipeline: Pipeline) -> None:
         """Save the fitted pipeline so that loading it executes no code."""
         from skops.io import dumps  # looks through all of scikit-learn when imported: seconds
@@ -145,6 +159,11 @@ class RunFolder:
                 "from, say --trust."
             )
         return load(path, trusted=foreign)
+
+    @property
+    def kind(self) -> str:
+        """``responses`` or ``rdms``: what the pipeline predicts."""
+        return str(self.read_json("run.json").get("kind", "responses"))
 
     def target_names(self) -> list[str]:
         """Return the name of each target that the pipeline predicts, in order."""

@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.datasets import Dataset, load_dataset, parse_data
-from featpipe.errors import RecipeError, RequestError
+from featpipe.datasets import Dataset, RDMDataset, load_dataset, parse_data
+from featpipe.errors import RequestError
 from featpipe.extraction import Means, Progress
 from featpipe.metrics import METRICS, is_constant
 from featpipe.model_selection import score_targets
+from featpipe.rsa import RDMs
 from featpipe.runs._folder import RunFolder
-from featpipe.runs._predict import Predictions, predict, read_predictions
+from featpipe.runs._predict import predict
+from featpipe.runs._prediction_files import Predictions, read_predictions
+from featpipe.runs._score_rdms import score_rdms
+from featpipe.runs._seen import refuse_seen
 from featpipe.runs._summary import summarise, target_names
 
 
@@ -61,22 +65,31 @@ def score(
         _refuse_another_target(run, recorded["target"], target)
         subject, target = subject or recorded["subject"], target or recorded["target"]
     dataset = _held_out(data, subject, target)
+    if isinstance(dataset, RDMDataset):
+        if run is not None:
+            refuse_seen(dataset, run.trained_on(dataset.digests.tolist()), str(run.path))
+        return score_rdms(source, dataset, target, cache=cache, means=means, progress=progress, trust=trust)
     if run is None:
         read = read_predictions(source)
-        predictions, names = _aligned(read, dataset), read.targets
+        predictions = _aligned(read, dataset)
+        names = read.targets
     else:
         _refuse_training_images(run, dataset)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
-        predictions = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
-        names = run.target_names()
+        predicted = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
+        if isinstance(predicted, RDMs):
+            raise RequestError(f"{source} predicts RDMs, but {dataset.name!r} holds responses.")
+        predictions, names = predicted, run.target_names()
     return _scores(dataset, predictions, names)
 
 
-def _held_out(data: str, subject: str | None, target: str | None) -> Dataset:
+def _held_out(data: str, subject: str | None, target: str | None) -> Dataset | RDMDataset:
     """Return the test split, or all rows of data that have none."""
     if parse_data(data)[0] == "algonauts2023":  # train and test are different files
         return load_dataset(data, subject=subject, target=target, split="test")
     dataset = load_dataset(data, subject=subject, target=target)
+    if isinstance(dataset, RDMDataset) and dataset.test_stimuli is not None:
+        return load_dataset(data, subject=subject, target=target, split="test")
     has_test = dataset.splits is not None and "test" in dataset.splits
     return dataset.select_split("test") if has_test else dataset
 
@@ -114,7 +127,7 @@ def _aligned(read: Predictions, dataset: Dataset) -> np.ndarray:
         )
     rows = np.array([row[name] for name in dataset.ids.tolist()])
     if read.in_training is not None:
-        _refuse_seen(dataset, read.in_training[rows], "the run that made these predictions")
+        refuse_seen(dataset, read.in_training[rows], "the run that made these predictions")
     return read.values[rows]
 
 
@@ -142,13 +155,4 @@ def _refuse_other_names(dataset: Dataset, names: Sequence[str] | None) -> None:
 
 
 def _refuse_training_images(run: RunFolder, dataset: Dataset) -> None:
-    _refuse_seen(dataset, run.trained_on(dataset.digests.tolist()), str(run.path))
-
-
-def _refuse_seen(dataset: Dataset, seen: np.ndarray, run: str) -> None:
-    if seen.any():
-        raise RecipeError(
-            f"{seen.sum()} of {dataset.n_stimuli} images were in the training set of {run}, first "
-            f"{str(dataset.ids[seen][0])!r}: their score would say nothing. summary.json of the run has the "
-            "cross-validated score; score new images, or data with a test split."
-        )
+    refuse_seen(dataset, run.trained_on(dataset.digests.tolist()), str(run.path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,3 +104,56 @@ def _mean(values: np.ndarray) -> float | None:
     """Mean over the values that are known, None where none is (JSON has no NaN)."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else None
+
+
+# Not scores of the model but what bounds them, and so shown beside them
+_RDM_CEILINGS = {"rdm_ceiling": "noise_ceiling", "rdm_ceiling_lower": "noise_ceiling_lower"}
+
+
+def summarise_rdms(scores: Mapping[str, np.ndarray], labels: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return overall and per-target scores of RDMs.
+
+    Parameters
+    ----------
+    scores : mapping of metric to ndarray of shape (n_folds, n_measured)
+        One column per target and subject.
+    labels : sequence of (target, subject), length n_measured
+
+    Returns
+    -------
+    dict
+        ``scores`` as in `summarise`: the mean over subjects of the mean over folds. ``noise_ceiling`` and
+        ``noise_ceiling_lower`` bound ``rdm_r2``; ``rdm_percent`` is the mean over folds of the challenge's ratio,
+        R² over the upper ceiling of the fold's own pairs. ``subjects_above_zero`` counts the positive ``rdm_rho``.
+    """
+    targets = np.array([target for target, _ in labels])
+    means = {metric: mean_over_folds(values) for metric, values in scores.items()}
+    grouped = {metric: _by_target(values, targets) for metric, values in means.items()}
+    summary: dict[str, Any] = {"scores": {m: v for m, v in grouped.items() if m not in _RDM_CEILINGS}}
+    summary |= {name: grouped[metric] for metric, name in _RDM_CEILINGS.items() if metric in grouped}
+    positive = (means["rdm_rho"] > 0).astype(np.float64)
+    counts = {name: int(positive[targets == name].sum()) for name in dict.fromkeys(targets.tolist())}
+    return summary | {"subjects_above_zero": counts, "n_subjects": len({s for _, s in labels})}
+
+
+def tidy_rdms(scores: Mapping[str, np.ndarray], labels: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Return one row per target and subject, fold and metric; the group is the target."""
+    names = [" ".join(label).strip() for label in labels]
+    parts = [
+        pd.DataFrame(
+            {
+                "target": np.tile(names, len(values)),
+                "group": np.tile([target for target, _ in labels], len(values)),
+                "fold": np.repeat(np.arange(len(values)), len(names)),
+                "metric": metric,
+                "value": values.ravel(),
+            }
+        )
+        for metric, values in scores.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _by_target(values: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
+    groups = {name: _mean(values[targets == name]) for name in dict.fromkeys(targets.tolist())}
+    return {"overall": _mean(values), "groups": groups}

@@ -327,7 +327,7 @@ def test_extracting_first_gives_the_same_scores(plain, root, make_request, tmp_p
         trust=True,
     )
     again = fit(type(request)(**{**vars(request), "cache": str(tmp_path / "cache")}))
-    assert again.read_json("run.json")["extraction"]["computed"] == 48
+    assert again.read_json("run.json")["extraction"][0]["computed"] == 48
     assert (again.path / "summary.json").read_bytes() == (plain.path / "summary.json").read_bytes()
 
 

@@ -1,0 +1,76 @@
+"""Scores as tables on the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+from featpipe.cli._console import note, say, show_table
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """Print scores per group, the ceiling beside them where it is known."""
+    if "nulls" in summary:
+        show_rdm_summary(summary)
+        return
+    scores, ceiling = summary["scores"], summary.get("noise_ceiling")
+    groups = list(next(iter(scores.values()))["groups"])
+    columns = ["group", *scores, *(["noise_ceiling"] if ceiling else [])]
+    tables = [*scores.values(), *([ceiling] if ceiling else [])]
+    rows = [[group, *(_number(table["groups"][group]) for table in tables)] for group in groups]
+    rows.append(["overall", *(_number(table["overall"]) for table in tables)])
+    show_table(columns, rows, right=columns[1:])
+    n_stimuli, n_folds = summary["n_stimuli"], summary["n_folds"]
+    scored = summary.get("n_scored", n_stimuli)
+    part = "" if scored == n_stimuli else f" ({scored} scored)"
+    folds = f"{n_folds} fold{'' if n_folds == 1 else 's'}"
+    say(f"{n_stimuli} stimuli{part}, {summary['n_targets']} targets, {folds}")
+    if summary.get("constant_predictions"):
+        note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
+
+
+def show_rdm_summary(summary: dict[str, Any]) -> None:
+    """Print the scores of predicted RDMs, a column per target, with their chance levels and ceilings."""
+    targets = summary["nulls"]["targets"]
+    columns = [_rdm_column(summary, name, found) for name, found in targets.items()]
+    rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
+    show_table(["", *targets], rows, right=list(targets))
+    folds = f"{summary['n_folds']} fold{'' if summary['n_folds'] == 1 else 's'}"
+    say(f"{summary['n_stimuli']} stimuli, {summary['nulls']['n']} permutations, {folds}")
+    for track, percent in (summary.get("official") or {}).get("tracks", {}).items():
+        say(f"{track} track: {_number(percent, 2)} % of the ceiling")
+
+
+def _rdm_column(summary: dict[str, Any], name: str, found: dict[str, Any]) -> dict[str, str]:
+    rho, chance, effects = found["rho"], found["permutation"], found["main_effects"]
+    low, high = rho["interval"]
+    centred = summary["scores"]["rdm_rho_centred"]["groups"][name]
+    centred_r2 = summary["scores"]["rdm_r2_centred"]["groups"][name]
+    return {
+        "rho, mean over subjects": f"{_number(rho['mean'])} [{_number(low)}, {_number(high)}]",
+        "subjects above zero": f"{rho['n_above_zero']} of {rho['n_subjects']}",
+        "R²": _number(found["r2"]),
+        "ceiling (lower)": f"{_number(found['ceiling'])} ({_number(found['ceiling_lower'])})",
+        "percent of the ceiling": _number(found["percent"], 2),
+        "  permuted stimuli: mean, 95th": f"{_number(chance['percent_mean'], 2)}, {_number(chance['percent_p95'], 2)}",
+        "  p of R², of rho (permutation)": f"{_number(chance['p'])}, {_number(rho['p'])}",
+        "  random main effects: mean, 95th": (
+            f"{_number(effects['percent_mean'], 2)}, {_number(effects['percent_p95'], 2)}"
+        ),
+        "without main effects: rho, R²": f"{_number(centred)}, {_number(centred_r2)}",
+    }
+
+
+def show_chosen(chosen: dict[str, Any]) -> None:
+    """Print what a search chose: how many folds took each value, and which the saved pipeline has."""
+    for name in chosen.get("saved", ()):
+        taken = Counter(json.dumps(fold[name], ensure_ascii=False) for fold in chosen["folds"])
+        counts = ", ".join(
+            f"{value} in {count} of {taken.total()} folds" for value, count in taken.most_common()
+        )
+        say(f"{name}: {counts}; saved {json.dumps(chosen['saved'][name], ensure_ascii=False)}")
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,216 @@
+"""What is predicted: responses of many targets, or the RDMs of many subjects. Each knows its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from featpipe.datasets import Dataset, RDMDataset
+from featpipe.errors import DatasetError, RecipeError
+from featpipe.model_selection import Evaluation
+from featpipe.recipes import Recipe
+from featpipe.rsa import RDM_METRICS, RDMs, measured_labels, rdm_nulls_summary
+from featpipe.runs._folder import RunFolder
+from featpipe.runs._summary import summarise, summarise_rdms, target_names, tidy, tidy_rdms
+
+
+class Task(Protocol):
+    """The target of a fit, with what depends on its kind."""
+
+    @property
+    def kind(self) -> str:
+        """``responses`` or ``rdms``."""
+
+    @property
+    def by_set(self) -> bool:
+        """Whether folds hold their share of every stimulus set."""
+
+    @property
+    def keep_predictions(self) -> bool:
+        """Whether the summary needs the held-out predictions."""
+
+    @property
+    def y(self) -> Any:
+        """What estimators are fitted to: sliced by ``y[rows, ...]``."""
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        """Weight of each stimulus in the fit."""
+
+    @property
+    def scoring(self) -> Any:
+        """Metrics, as `evaluate` takes them."""
+
+    @property
+    def names(self) -> list[str]:
+        """One name per column of the scores."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Parameters of the pipeline that follow from the target."""
+
+    def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        """Scores put together, as ``summary.json`` has them."""
+
+    def tidy(self, evaluation: Evaluation) -> pd.DataFrame:
+        """A row per target, fold and metric."""
+
+    def write_more(self, folder: RunFolder, evaluation: Evaluation, final: Pipeline) -> None:
+        """Write what only this kind of run has."""
+
+
+@dataclass(frozen=True)
+class ResponseTask:
+    """Predict responses: a score per target."""
+
+    dataset: Dataset
+    recipe: Recipe
+    kind: str = "responses"
+    by_set: bool = False
+    keep_predictions: bool = False
+
+    @property
+    def y(self) -> np.ndarray:
+        return self.dataset.responses
+
+    @property
+    def weight(self) -> np.ndarray | None:
+        return self.dataset.n_repeats
+
+    @property
+    def scoring(self) -> tuple[str, ...]:
+        return self.recipe.scoring
+
+    @property
+    def names(self) -> list[str]:
+        return [str(name) for name in target_names(self.dataset)]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {}
+
+    def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        found = summarise(evaluation.scores, self.dataset, pooled_r=evaluation.pooled_r)
+        return found | {
+            "n_targets": self.dataset.n_targets,
+            "constant_predictions": int(evaluation.constant_predictions.sum()),
+            "constant_responses": int(evaluation.constant_responses.sum()),
+        }
+
+    def tidy(self, evaluation: Evaluation) -> pd.DataFrame:
+        return tidy(evaluation.scores, self.dataset)
+
+    def write_more(self, folder: RunFolder, evaluation: Evaluation, final: Pipeline) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class RDMTask:
+    """Predict the RDMs of one target in all subjects; others may take part in the fit.
+
+    Parameters
+    ----------
+    dataset : RDMDataset
+        With all its targets.
+    target : str
+        The one that is scored.
+    train_on : mapping of str to sequence or mapping, or None
+        By parameter of the pipeline, the targets that its step is fitted to.
+    """
+
+    dataset: RDMDataset
+    target: str
+    train_on: Mapping[str, Any]
+    kind: str = "rdms"
+    by_set: bool = True
+    keep_predictions: bool = True
+
+    @property
+    def y(self) -> RDMs:
+        needed = {self.target, *(name for names in self.train_on.values() for name in names or ())}
+        return self.dataset.rdms.select(targets=[n for n in self.dataset.target_names if n in needed])
+
+    @property
+    def weight(self) -> None:
+        return None
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        return {name: partial(_of_target, metric, self.target) for name, metric in RDM_METRICS.items()}
+
+    @property
+    def names(self) -> list[str]:
+        return [" ".join(label) for label in self._labels]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return {name: [self.target] for name, targets in self.train_on.items() if targets is None}
+
+    @property
+    def _labels(self) -> list[tuple[str, str]]:
+        return measured_labels(self.dataset.rdms.select(targets=[self.target]))
+
+    def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+        found = summarise_rdms(evaluation.scores, self._labels)
+        blocks = np.full(self.dataset.n_stimuli, -1)
+        for number, (_, test) in enumerate(folds):
+            blocks[test] = number
+        measured = self.dataset.rdms.select(targets=[self.target])
+        nulls = rdm_nulls_summary(measured, evaluation.predictions, blocks=blocks)
+        return found | {"nulls": nulls, "target": self.target, "n_targets": len(self._labels)}
+
+    def tidy(self, evaluation: Evaluation) -> pd.DataFrame:
+        return tidy_rdms(evaluation.scores, self._labels)
+
+    def write_more(self, folder: RunFolder, evaluation: Evaluation, final: Pipeline) -> None:
+        """Write the held-out RDM beside the measured mean, and a mask's tuning to the stages of the network."""
+        measured = self.dataset.rdms.select(targets=[self.target]).mean()
+        predicted = evaluation.predictions.take(measured.ids)
+        folder.write_arrays(
+            "rdms.npz", ids=measured.ids, predicted=predicted.values[0], measured=measured.values[0]
+        )
+        for _, step in final.steps:
+            if hasattr(step, "stage_tuning_"):
+                folder.write_csv("stage_tuning.csv", step.stage_tuning_.rename(columns={"layer": "stage"}))
+
+
+def make_task(dataset: Dataset | RDMDataset, recipe: Recipe, target: str | None) -> Task:
+    """Return what is to be predicted.
+
+    Raises
+    ------
+    RecipeError
+        The recipe predicts responses and the data hold RDMs, or the other way round.
+    DatasetError
+        Several RDM targets, and none was chosen.
+    """
+    wants_rdms = recipe.predicts == "rdms"
+    if wants_rdms != isinstance(dataset, RDMDataset):
+        came, wanted = ("RDMs", "responses") if not wants_rdms else ("responses", "RDMs")
+        raise RecipeError(f"Recipe {recipe.name!r} predicts {wanted}, but {dataset.name!r} holds {came}.")
+    if isinstance(dataset, Dataset):
+        return ResponseTask(dataset, recipe)
+    train_on = {k: v for k, v in recipe.pipeline.get_params().items() if k.endswith("__train_on")}
+    return RDMTask(dataset, chosen_target(dataset, target), train_on)
+
+
+def chosen_target(dataset: RDMDataset, target: str | None) -> str:
+    """Return the target that is asked for, or the only one there is."""
+    names = list(dataset.target_names)
+    if target is None and len(names) == 1:
+        return names[0]
+    if target not in names:
+        came = "Several targets are there" if target is None else f"There is no target {target!r}"
+        raise DatasetError(f"{came} in {dataset.name!r}. Choose one with --target: {', '.join(names)}.")
+    return target
+
+
+def _of_target(metric: Any, target: str, y_true: RDMs, y_pred: RDMs) -> np.ndarray:
+    """Score one target of those that a model was fitted to."""
+    return np.asarray(metric(y_true.select(targets=[target]), y_pred))
