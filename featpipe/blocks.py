@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class LayerBlocks:
         Digest of each layer's `FeatureSpec`, for whoever keeps statistics per (features, stimuli).
     read : callable (layer position, ids) -> ndarray of shape (len(ids), *shape), float32
     stream : callable like `read`, optional
-        Reads without keeping the layer in memory for the next reader; `read` by default.
+        Reads without keeping the layer in memory for the next reader, and gives new arrays; copies of what
+        `read` gives by default.
     views : sequence of LayerBlocks, optional
         Augmented views 1, 2, … of the same stimuli in the same layers.
     """
@@ -51,7 +53,7 @@ class LayerBlocks:
         self.dims = tuple(tuple(axes) for axes in dims)
         self.digests = tuple(digests)
         self._read = read
-        self._stream = stream or read
+        self._stream = stream or partial(_copied, read)
         self.views = tuple(views)
         for number, view in enumerate(self.views, 1):
             if view.names != self.names or not np.array_equal(view.ids, self.ids):
@@ -142,7 +144,8 @@ class LayerBlocks:
     def stream(self, layer: str | int, rows: Any) -> np.ndarray:
         """Read some rows of one layer: ndarray of shape (n_rows, *shape), float32.
 
-        The layer is not kept in memory, for whoever reads layers larger than that piece by piece.
+        The layer is not kept in memory, for whoever reads layers larger than that piece by piece. The array is
+        the caller's, to write into.
         """
         return self._stream(self._position(layer), self.ids[rows])
 
@@ -175,3 +178,7 @@ class LayerBlocks:
         layers = ", ".join(f"{name} {shape}" for name, shape in zip(self.names, self.shapes, strict=True))
         views = f" and {len(self.views)} views" if self.views else ""
         return f"LayerBlocks({len(self)} stimuli{views}; {layers})"
+
+
+def _copied(read: Callable[[int, np.ndarray], np.ndarray], layer: int, ids: np.ndarray) -> np.ndarray:
+    return np.array(read(layer, ids))

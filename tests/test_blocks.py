@@ -72,6 +72,8 @@ def test_an_unknown_layer_names_those_there(blocks):
 def test_streamed_rows_are_those_of_the_block(blocks, layers):
     np.testing.assert_array_equal(blocks[[4, 2, 0]].stream("two", slice(1, 3)), layers["two"][[2, 0]])
     np.testing.assert_array_equal(blocks.stream(0, [5, 1]), layers["one"][[5, 1]])
+    blocks.stream("two", slice(None))[:] = 0  # the caller's own
+    assert layers["two"].all()
     with pytest.raises(RequestError, match="no layer 'three'"):
         blocks.stream("three", [0])
 

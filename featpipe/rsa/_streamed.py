@@ -68,7 +68,7 @@ def feature_rdms(
     buffer = _buffer(size) if buffer is None else buffer
     values = np.empty((len(parts), len(blocks), len(blocks)), dtype=dtype)
     for out, part, width, end in zip(values, parts, widths, finish, strict=True):
-        sizes = _tile_rows(buffer, width)
+        sizes = _tile_rows(buffer, width, copies=min(len(part), 2))
         read = _reader(blocks, part, sizes.streamed)
         rows = PreparedRows(read, blocks.ids, np.float32, METRICS[metric].preparation, owned=True)
         fill_distances(out, rows, width, end, held=sizes.held, streamed=sizes.streamed)
@@ -82,12 +82,11 @@ class _TileRows:
     streamed: int
 
 
-def _tile_rows(buffer: int, width: int) -> _TileRows:
-    """Share a buffer out: rows that are held, and per thread rows that pass by and two copies from reading."""
+def _tile_rows(buffer: int, width: int, copies: int) -> _TileRows:
+    """Share a buffer out: rows that are held, and for each thread rows that pass by, with their copies."""
     fit = buffer // (4 * max(width, 1))
-    return _TileRows(
-        held=min(max(1, fit // 2), MOST_HELD), streamed=min(max(1, fit // (6 * threads())), MOST_STREAMED)
-    )
+    streamed = fit // (2 * copies * threads())
+    return _TileRows(min(max(1, fit // 2), MOST_HELD), min(max(1, streamed), MOST_STREAMED))
 
 
 def _buffer(result: int) -> int:
@@ -109,6 +108,9 @@ def _reader(blocks: LayerBlocks, layers: range, piece: int) -> Callable[[slice],
     ]
 
     def read(rows: slice) -> np.ndarray:
+        if len(layers) == 1 and rows.stop - rows.start <= piece:  # no copy
+            values = blocks.stream(layers[0], rows).reshape(rows.stop - rows.start, -1)
+            return np.require(values, np.float32, ["C", "W"])
         values = np.empty((rows.stop - rows.start, stops[-1]), dtype=np.float32)
         for some in spans(rows.start, rows.stop, piece):
             here = values[some.start - rows.start : some.stop - rows.start]

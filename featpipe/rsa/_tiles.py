@@ -21,7 +21,7 @@ from featpipe.errors import RequestError
 
 _COMMON_ROWS = 32  # rows whose mean is what all stimuli have in common
 _GROUP_BYTES = 1 << 20  # rows prepared at once: they stay in a processor's cache
-_BLOCK_VALUES = 1 << 20  # prepared values multiplied at once
+_BLOCK_VALUES = 1 << 19  # prepared values multiplied at once
 _LEAST_STEP, _MOST_STEP = 1024, 16384  # columns whose products are summed in the features' own precision
 _CLOSE = {4: 1e-2, 8: 1e-6}  # by bytes of a value: d² / (|a|² + |b|²) under which products lose too much
 
@@ -243,7 +243,7 @@ def squared_distances(tile: Tile, other: Tile, n_features: int) -> np.ndarray:
 def _close_pairs(squared: np.ndarray, tile: Tile, other: Tile, dtype: np.dtype) -> np.ndarray:
     """Return the places of distances that rounding may have spoilt: ndarray of shape (n_pairs, 2)."""
     found = []
-    for rows in spans(0, len(squared), max(1, _BLOCK_VALUES // 4 // max(1, squared.shape[1]))):
+    for rows in spans(0, len(squared), max(1, _BLOCK_VALUES // 2 // max(1, squared.shape[1]))):
         size = tile.lengths[rows, None] + other.lengths
         near = np.argwhere(squared[rows] < _CLOSE[dtype.itemsize] * size)
         near[:, 0] += rows.start
@@ -257,7 +257,7 @@ def _from_differences(out: np.ndarray, pairs: np.ndarray, tile: Tile, other: Til
     for columns in spans(0, n_features, _LEAST_STEP):
         a = tile.columns(columns)
         b = other.columns(columns)
-        for some in spans(0, len(pairs), _BLOCK_VALUES // 4 // _LEAST_STEP):
+        for some in spans(0, len(pairs), _BLOCK_VALUES // 2 // _LEAST_STEP):
             totals[some] += np.square(a[pairs[some, 0]] - b[pairs[some, 1]]).sum(axis=1)
     out[pairs[:, 0], pairs[:, 1]] = totals
 
