@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from featpipe.errors import RequestError
 
 _COMMON_ROWS = 32  # rows whose mean is what all stimuli have in common
-_GROUP_BYTES = 1 << 20  # rows prepared at once: they stay in a processor's cache
+_GROUP_BYTES = 1 << 18  # rows prepared at once: they stay in a processor's cache
 _BLOCK_VALUES = 1 << 19  # prepared values multiplied at once
 _LEAST_STEP, _MOST_STEP = 1024, 16384  # columns whose products are summed in the features' own precision
 _CLOSE = {4: 1e-2, 8: 1e-6}  # by bytes of a value: d² / (|a|² + |b|²) under which products lose too much
