@@ -142,7 +142,7 @@ class ChannelMask(TransformerMixin, BaseEstimator):
         learning_rate=0.01,
         batch_size=40,
         epochs=15,
-        max_iter=200,
+        max_iter=100,
         tol=1e-6,
         validation=None,
         validation_fraction=0.1,

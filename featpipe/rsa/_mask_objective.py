@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from featpipe.rsa._mask_terms import PairTerms
 
 LOSSES = ("l1", "squared", "correlation")
 _FEWEST_PAIRS = 3  # below it a correlation says nothing
-_LEAST_SCALE = 0.01  # times the deviation of y: at 0 no gradient would reach the mask
+_LEAST_SCALE = 0.01
 _ROUNDS = 30  # of reweighted least squares
 _SETTLED = 1e-6  # relative change of an L1 line that ends them
 
@@ -124,25 +125,62 @@ def _weighted_r(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.n
     return r[:, 0], weights * (z - r * d / spread) / spread
 
 
-def profile_lines(d: np.ndarray, batch: Batch, *, loss: str) -> Lines:
+def profile_lines(
+    d: np.ndarray,
+    batch: Batch,
+    *,
+    loss: str,
+    least: np.ndarray | None = None,
+    start: Lines | None = None,
+) -> Lines:
     """Return the best offset and scale per target and stimulus set for dissimilarities d (n_pairs,).
 
-    Weighted least squares for the squared loss, reweighted for L1. Scales are positive: at least a hundredth of
-    the deviation of y, or a mask that starts out anticorrelated would never move.
+    Weighted least squares for the squared loss, reweighted for L1.
+
+    Parameters
+    ----------
+    least : ndarray of shape (n_targets, n_sets), optional
+        Smallest scales, as of `least_scales`; 0 by default.
+    start : Lines, optional
+        Where reweighting begins; least squares by default.
     """
     shape = int(batch.target.max()) + 1, int(batch.stimulus_set.max()) + 1
+    least = np.zeros(shape) if least is None else least
     lines = Lines(np.zeros(shape), np.ones(shape))
-    for target, stimulus_set in np.ndindex(shape):
-        place = np.ix_(batch.target == target, batch.stimulus_set == stimulus_set)
-        y, weights = batch.values[place], batch.weights[place]
-        if weights.any():
-            fit = _l1_line if loss == "l1" else _squared_line
-            found = fit(d[batch.stimulus_set == stimulus_set], y, weights)
-            lines.offset[target, stimulus_set], lines.scale[target, stimulus_set] = found
+    for group, own, y, weights in _groups(batch, shape):
+        if loss == "l1":
+            begin = None if start is None else (start.offset[group], start.scale[group])
+            found = _l1_line(d[own], y, weights, least[group], begin)
+        else:
+            found = _squared_line(d[own], y, weights, least[group])
+        lines.offset[group], lines.scale[group] = found
     return lines
 
 
-def _squared_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+def least_scales(d: np.ndarray, batch: Batch) -> np.ndarray:
+    """Return a hundredth of the ratio of the spreads of measured values and d: (n_targets, n_sets).
+
+    A scale of 0, the best for a mask that starts out anticorrelated, lets no gradient through to the mask.
+    """
+    shape = int(batch.target.max()) + 1, int(batch.stimulus_set.max()) + 1
+    least = np.zeros(shape)
+    for group, own, y, weights in _groups(batch, shape):
+        share = weights / weights.sum()
+        spread = np.sqrt(np.vdot(share, (y - np.vdot(share, y)) ** 2))
+        least[group] = _LEAST_SCALE * spread / (d[own].std() + np.finfo(float).eps)
+    return least
+
+
+def _groups(batch: Batch, shape: tuple[int, int]) -> Iterator[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield (target, set), which pairs are of it, values and weights, where anything was measured."""
+    for target, stimulus_set in np.ndindex(shape):
+        own = batch.stimulus_set == stimulus_set
+        place = np.ix_(batch.target == target, own)
+        if batch.weights[place].any():
+            yield (target, stimulus_set), own, batch.values[place], batch.weights[place]
+
+
+def _squared_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray, least: float) -> tuple[float, float]:
     of_pair = weights.sum(axis=0)
     total = of_pair.sum()
     mean_d, mean_y = of_pair @ d / total, np.vdot(weights, y) / total
@@ -150,19 +188,18 @@ def _squared_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[fl
     variance = of_pair @ centred**2
     if variance <= np.finfo(float).tiny:
         return float(mean_y), 0.0
-    product = (weights * y).sum(axis=0) @ centred
-    spread = np.sqrt(np.vdot(weights, (y - mean_y) ** 2) / total)
-    scale = max(product / variance, _LEAST_SCALE * spread)
+    scale = max((weights * y).sum(axis=0) @ centred / variance, least)
     return float(mean_y - scale * mean_d), float(scale)
 
 
-def _l1_line(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    offset, scale = _squared_line(d, y, weights)
+def _l1_line(
+    d: np.ndarray, y: np.ndarray, weights: np.ndarray, least: float, start: tuple[float, float] | None
+) -> tuple[float, float]:
+    line = start or _squared_line(d, y, weights, least)
     for _ in range(_ROUNDS):
-        residual = np.abs(offset + scale * d - y)
+        residual = np.abs(line[0] + line[1] * d - y)
         floor = 1e-3 * np.vdot(weights, residual) / weights.sum() + np.finfo(float).tiny
-        before = offset, scale
-        offset, scale = _squared_line(d, y, weights / np.maximum(residual, floor))
-        if np.allclose(before, (offset, scale), rtol=_SETTLED, atol=_SETTLED):
+        before, line = line, _squared_line(d, y, weights / np.maximum(residual, floor), least)
+        if np.allclose(before, line, rtol=_SETTLED, atol=_SETTLED):
             break
-    return offset, scale
+    return line

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from featpipe.rsa._mask_features import FeatureTerms
 from featpipe.rsa._mask_measured import Measured
-from featpipe.rsa._mask_objective import Lines, objective, profile_lines
+from featpipe.rsa._mask_objective import Lines, least_scales, objective, profile_lines
 from featpipe.rsa._mask_terms import PairTerms
 
 _DECAY = (0.9, 0.999)  # Adam's
 _EPSILON = 1e-8
+_DIMMEST = 1e-3  # share of squares, relative to the mean, under which channels are alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +46,28 @@ class Problem:
         if not self.line:
             return None
         r, _ = self.terms.correlate(beta)
-        return profile_lines(1 - r, self.measured.all(), loss=self.loss)
+        return profile_lines(1 - r, self.measured.all(), loss=self.loss, least=self.least)
+
+    @cached_property
+    def least(self) -> np.ndarray:
+        """Smallest scales of lines: (n_targets, n_sets), from the mask of ones."""
+        r, _ = self.terms.correlate(np.ones(self.terms.n_channels))
+        return least_scales(1 - r, self.measured.all())
 
     def full(self) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
         """Return mask -> (value, gradient) over all pairs, lines at their best for each mask."""
         batch = self.measured.all()
+        last: Lines | None = None
+
+        def profile(d: np.ndarray) -> Lines:
+            nonlocal last  # L1 lines begin at those of the mask before, mostly close
+            last = profile_lines(d, batch, loss=self.loss, least=self.least, start=last)
+            return last
 
         def of(beta: np.ndarray) -> tuple[float, np.ndarray]:
             # where lines are at their best, the gradient is that of fixed lines
-            profile = (lambda d: profile_lines(d, batch, loss=self.loss)) if self.line else None
-            return objective(beta, self.terms, batch, loss=self.loss, lines=profile, shrinkage=self.shrinkage)
+            lines = profile if self.line else None
+            return objective(beta, self.terms, batch, loss=self.loss, lines=lines, shrinkage=self.shrinkage)
 
         return of
 
@@ -161,11 +175,12 @@ def batches(n_pairs: int, batch_size: int, rng: np.random.Generator) -> Iterator
     return (order[start : start + batch_size] for start in range(0, n_pairs, batch_size))
 
 
-def lbfgs(problem: Problem, watch: Watch, *, max_iter: int = 200, tol: float = 1e-6) -> bool:
+def lbfgs(problem: Problem, watch: Watch, *, max_iter: int = 100, tol: float = 1e-6) -> bool:
     """Fit a mask by L-BFGS-B, from ones, on all pairs at once; `watch` keeps what was found.
 
-    Masks that are not negative are a bound. The L1 loss has a kink at every measured value, so many that
-    their mean is smooth at the length of a step.
+    Steps are in units of `unit_lengths`: early layers have many positions a channel and so much of the
+    gradient, and without units late layers would hardly move. Masks that are not negative are a bound. The
+    L1 loss has a kink at every measured value, so many that their mean is smooth at the length of a step.
 
     Returns
     -------
@@ -174,25 +189,35 @@ def lbfgs(problem: Problem, watch: Watch, *, max_iter: int = 200, tol: float = 1
     """
     from scipy.optimize import minimize  # slow to import
 
-    value_and_gradient = problem.full()
-    start = np.ones(problem.terms.n_channels)
-    if watch.sees(start, value_and_gradient(start)[0]):
-        return False
-    stopped = False
+    value_and_gradient, unit = problem.full(), unit_lengths(problem.terms)
+
+    def in_units(steps: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = value_and_gradient(1 + unit * steps)
+        return value, unit * gradient
 
     def callback(intermediate_result) -> None:
-        nonlocal stopped
-        if watch.sees(intermediate_result.x, float(intermediate_result.fun)):
-            stopped = True
+        if watch.sees(1 + unit * intermediate_result.x, float(intermediate_result.fun)):
             raise StopIteration
 
+    start = np.zeros(problem.terms.n_channels)
+    if watch.sees(1 + start, in_units(start)[0]):
+        return False
     found = minimize(
-        value_and_gradient,
+        in_units,
         start,
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0, None)] * len(start) if problem.non_negative else None,
+        bounds=[(-1 / length, None) for length in unit] if problem.non_negative else None,
         callback=callback,
         options={"maxiter": max_iter, "ftol": tol, "gtol": 1e-12, "maxfun": 10 * max_iter},
     )
-    return bool(found.status == 0 and not stopped)
+    return bool(found.status == 0)
+
+
+def unit_lengths(terms: PairTerms | FeatureTerms) -> np.ndarray:
+    """Return the length of a step per channel: one over the root of its sum of squares, geometric mean 1."""
+    if isinstance(terms, FeatureTerms):
+        return np.ones(terms.n_channels)
+    squares = terms.norms.sum(axis=0, dtype=np.float64)
+    length = np.maximum(squares, _DIMMEST * squares.mean() + np.finfo(float).tiny) ** -0.5
+    return np.asarray(length / np.exp(np.mean(np.log(length))))

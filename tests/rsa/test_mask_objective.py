@@ -12,7 +12,13 @@ from featpipe.rsa import RDMs
 from featpipe.rsa._mask_features import feature_terms
 from featpipe.rsa._mask_held import STATISTICS
 from featpipe.rsa._mask_measured import Measured, gaussian_times, measured_pairs, reliability_weights
-from featpipe.rsa._mask_objective import LOSSES, loss_of, objective, profile_lines
+from featpipe.rsa._mask_objective import (
+    LOSSES,
+    least_scales,
+    loss_of,
+    objective,
+    profile_lines,
+)
 from featpipe.rsa._mask_terms import pair_terms
 from featpipe.rsa._statistics import channel_statistics
 
@@ -189,10 +195,14 @@ def test_lines_are_the_best_per_target_and_set(rng, loss):
 
 
 def test_scales_stay_positive(rng):
+    """With a scale of 0, a mask that starts out anticorrelated would never move."""
     d = rng.uniform(0, 1, 60)
     batch = measured_of(rng, 60).all()
     batch.values[:] = 1 - d
-    assert (profile_lines(d, batch, loss="squared").scale > 0).all()
+    assert (profile_lines(d, batch, loss="squared").scale == 0).all()
+    least = least_scales(d, batch)
+    np.testing.assert_allclose(profile_lines(d, batch, loss="squared", least=least).scale, least)
+    np.testing.assert_allclose(least, 0.01, rtol=0.1)  # of equal spreads
 
 
 def test_reliability_weights_are_those_of_the_report(rng):
