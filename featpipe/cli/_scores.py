@@ -38,8 +38,14 @@ def show_rdm_summary(summary: dict[str, Any]) -> None:
     show_table(["", *targets], rows, right=list(targets))
     folds = f"{summary['n_folds']} fold{'' if summary['n_folds'] == 1 else 's'}"
     say(f"{summary['n_stimuli']} stimuli, {summary['nulls']['n']} permutations, {folds}")
-    for track, percent in (summary.get("official") or {}).get("tracks", {}).items():
-        say(f"{track} track: {_number(percent, 2)} % of the ceiling")
+    for name, found in (summary.get("official") or {}).get("sets", {}).items():
+        for track, percent in found["tracks"].items():
+            if percent["percent"] is None:  # only one of its targets was predicted
+                continue
+            shown = f"{_number(percent['percent'], 2)} % of the ceiling"
+            if percent["official_percent"] is not None:
+                shown += f", {_number(percent['official_percent'], 2)} % of the official one"
+            say(f"{name or 'these stimuli'}, {track} track: {shown}")
 
 
 def _rdm_column(summary: dict[str, Any], name: str, found: dict[str, Any]) -> dict[str, str]:
