@@ -153,15 +153,21 @@ def pair_terms(
     """
     positions = statistics[0].positions
     shift = _worthwhile_shift(statistics)
+    products = np.empty((sum(len(first) for first, _ in pairs), len(positions)), dtype=np.float32)
+    start = 0
+    for part, (first, second) in zip(statistics, pairs, strict=True):
+        part.pairs(first, second, shift=shift, out=products[start : start + len(first)])
+        start += len(first)
     offsets = np.cumsum([0, *(part.n_stimuli for part in statistics)])
+    ends = [(first + at, second + at) for (first, second), at in zip(pairs, offsets, strict=False)]
     return PairTerms(
-        products=_joined([part.pairs(*ends, shift) for part, ends in zip(statistics, pairs, strict=True)]),
-        norms=_joined([_norms(part, shift) for part in statistics]),
-        sums=_joined([(part.sums - shift * positions).astype(np.float32) for part in statistics]),
+        products=products,
+        norms=np.concatenate([_norms(part, shift) for part in statistics]),
+        sums=np.concatenate([(part.sums - shift * positions).astype(np.float32) for part in statistics]),
         positions=positions.astype(np.float64),
         shift=shift,
-        first=np.concatenate([ends[0] + offset for ends, offset in zip(pairs, offsets, strict=False)]),
-        second=np.concatenate([ends[1] + offset for ends, offset in zip(pairs, offsets, strict=False)]),
+        first=np.concatenate([first for first, _ in ends]),
+        second=np.concatenate([second for _, second in ends]),
     )
 
 
@@ -175,11 +181,7 @@ def _worthwhile_shift(statistics: Sequence[ChannelStatistics]) -> float:
 
 def _norms(statistics: ChannelStatistics, shift: float) -> np.ndarray:
     stimuli = np.arange(statistics.n_stimuli)
-    return statistics.pairs(stimuli, stimuli, shift)
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return statistics.pairs(stimuli, stimuli, shift=shift)
 
 
 def pearson(

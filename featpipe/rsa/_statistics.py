@@ -66,22 +66,36 @@ class ChannelStatistics:
         """``sum_p f_icp f_jcp``, row ``i (i + 1) / 2 + j`` for i >= j: shape (n(n+1)/2, n_channels), float32."""
         return self.pairs(*np.tril_indices(len(self.ids)))
 
-    def pairs(self, first: np.ndarray, second: np.ndarray, shift: float = 0.0) -> np.ndarray:
+    def pairs(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        *,
+        shift: float = 0.0,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return products of pairs given by row numbers, any order: (n_pairs, n_channels), float32.
 
         With a shift those of features less that constant.
         """
         root = np.sqrt(self.positions)
-        return self._gathered(first, second, (self.sums / root - shift * root).astype(np.float32))
+        scaled = (self.sums / root - shift * root).astype(np.float32)
+        return self._gathered(np.asarray(first), np.asarray(second), scaled, out)
 
     def centred_pairs(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Return products centred within stimulus and channel, ``K_c``: (n_pairs, n_channels), float32."""
-        return self._gathered(first, second, None)
+        return self._gathered(np.asarray(first), np.asarray(second))
 
-    def _gathered(self, first: np.ndarray, second: np.ndarray, scaled: np.ndarray | None) -> np.ndarray:
+    def _gathered(
+        self,
+        first: np.ndarray,
+        second: np.ndarray,
+        scaled: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Return held products of pairs, plus those of rows of `scaled` (n_stimuli, n_channels)."""
-        first, second = np.asarray(first), np.asarray(second)
-        products = np.empty((len(first), self.n_channels), dtype=np.float32)
+        shape = len(first), self.n_channels
+        products = np.empty(shape, dtype=np.float32) if out is None else out
         places = [self._held_rows(held, first, second) for held in self.held]
         stops = np.cumsum([held.sums.shape[1] for held in self.held])
         for start in range(0, len(first), _PIECE):

@@ -257,6 +257,7 @@ def grid() -> None:
         "solver": ["adam", "lbfgs"],
         "shrinkage": [0.0, 1e-3, 1e-2, 1e-1, 1.0],
     }
+    print(f"grid: load of the machine before it {os.getloadavg()[0]:.1f}")
     start = time.perf_counter()
     for target in ("EVC", "IT"):
         model = ChannelMask(train_on=target, max_iter=50, random_state=0)
