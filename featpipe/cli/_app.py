@@ -10,6 +10,7 @@ import typer
 
 import featpipe
 from featpipe.cli._cache import cache_app
+from featpipe.cli._compare import compare_command
 from featpipe.cli._console import note, say
 from featpipe.cli._extract import extract_command
 from featpipe.cli._fit import fit_command, predict_command, recipes_command, report_command, score_command
@@ -59,6 +60,7 @@ app.command("models")(models_command)
 app.command("layers")(layers_command)
 app.command("extract")(extract_command)
 app.add_typer(cache_app, name="cache")
+app.command("compare")(compare_command)
 app.command("fit")(fit_command)
 app.command("predict")(predict_command)
 app.command("score")(score_command)

@@ -1,5 +1,7 @@
-"""Run folders: fit a recipe on data, predict new images with it, score it."""
+"""Run folders: fit a recipe on data, predict new images with it, score it. And layers compared with RDMs."""
 
+from featpipe.runs._compare import CompareRequest, compare_layers
+from featpipe.runs._comparison import ComparisonFolder, LayerComparison
 from featpipe.runs._fit import FitRequest, fit
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import predict
@@ -16,9 +18,13 @@ from featpipe.runs._score_rdms import submit, write_predicted_rdms
 __all__ = [
     "FORMATS",
     "RDM_FORMATS",
+    "CompareRequest",
+    "ComparisonFolder",
     "FitRequest",
+    "LayerComparison",
     "RunFolder",
     "check_format",
+    "compare_layers",
     "fit",
     "predict",
     "read_predictions",
