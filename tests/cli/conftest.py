@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from featpipe.cli import main
-from featpipe.testing import make_algonauts2023, make_images, make_table_dataset
+from featpipe.testing import make_algonauts2019, make_algonauts2023, make_images, make_table_dataset
 
 TINY_NET = """
 import torch
@@ -47,6 +47,13 @@ def build_text():
 """
 MODEL = "--model python:tiny.py:build --trust"
 EXTRACT = f"extract {MODEL} --layers stem:grid:2 --layers head:mean --images table:table --cache cache"
+RDM_EXTRACT = (
+    f"extract {MODEL} --layers stem:mean --layers head:mean --images algonauts2019:rdm --cache rdmcache"
+)
+RDM_FIT = (
+    "fit baseline_algonauts2019 --data algonauts2019:rdm --target EVC --cache rdmcache "
+    "--set features__layers=head --out evc"
+)
 FIT = "fit baseline_ridge --data table:table --cache cache --set features__layers=stem --cv 3 --out run"
 
 
@@ -117,6 +124,30 @@ def _write_datasets(root: Path) -> None:
     (root / "table" / "percent.csv").write_text("roi,noise_ceiling\n" + "V1v,47.5\n" * 8)
 
 
+def _write_rdms(root: Path) -> None:
+    make_algonauts2019(root / "rdm", sets={"92": 20, "118": 21}, n_test=6, n_subjects=3, test_targets=True)
+    make_algonauts2019(root / "untold", sets={"92": 6}, n_subjects=2)
+    (root / "untold" / "Training_Data" / "92_Image_Set" / "target_fmri.mat").unlink()
+    (root / "untold" / "Training_Data" / "92_Image_Set" / "target_meg.mat").unlink()
+    names = [f"image_{number}" for number in range(6)]
+    make_images(root / "own" / "stimuli", [f"{name}.png" for name in names], size=24)
+    values = np.abs(np.subtract.outer(np.arange(6.0), np.arange(6.0)))[None].repeat(3, axis=0)
+    skew, empty = values.copy(), values.copy()
+    skew[1, 0, 2] = 9
+    empty[2] = np.nan
+    for name, array in {"good": values, "few": values[:, :5, :5], "skew": skew, "empty": empty}.items():
+        np.save(root / "own" / f"{name}.npy", array)
+        text = f'stimuli = "stimuli"\nrows = "sorted"\nrdms = "{name}.npy"\n'
+        (root / "own" / f"{name}.toml").write_text(text)
+    both = 'stimuli = "stimuli"\nrows = "sorted"\nrdms = "good.npy"\nresponses = "good.npy"\n'
+    (root / "own" / "both.toml").write_text(both)
+    np.savez(root / "five.npz", EVC_RDMs=values[0, :5, :5])
+    np.savez(root / "other.npz", V4_RDMs=values[0])
+    np.savez(root / "flat.npz", EVC_RDMs=values[0, 0])
+    np.savez(root / "skew.npz", EVC_RDMs=skew[1])
+    np.savez(root / "seen.npz", EVC_RDMs=values[0], ids=names, in_training=np.ones(6, dtype=bool))
+
+
 def _write_weights(root: Path) -> None:
     import torch
     from safetensors.torch import save_file
@@ -143,7 +174,14 @@ def _build(root: Path) -> None:
     _write_datasets(root)
     _write_recipes(root)
     _write_weights(root)
-    for words in (EXTRACT, EXTRACT.replace("stem:grid:2", "stem:mean"), FIT + " --set features__reduce=mean"):
+    _write_rdms(root)
+    for words in (
+        RDM_EXTRACT,
+        RDM_FIT,
+        EXTRACT,
+        EXTRACT.replace("stem:grid:2", "stem:mean"),
+        FIT + " --set features__reduce=mean",
+    ):
         assert _main(words) == 0
     (root / "notarun").mkdir()
     (root / "damaged").mkdir()

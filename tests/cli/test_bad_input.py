@@ -13,6 +13,15 @@ T = "extract --layers stem:mean --images images --cache new"
 F = "fit baseline_ridge --cache cache --out new --set features__layers=stem"
 FT = f"{F} --set features__reduce=mean --data"
 C = "cache import embedding.npy --cache new"
+RF = "fit baseline_algonauts2019 --cache rdmcache --out new --set features__layers=head --data"
+R = f"{RF} algonauts2019:rdm --target EVC"
+G = (
+    "fit gaziv2019_channel_mask --data algonauts2019:rdm --target EVC --cache rdmcache --out new "
+    "--set features__model=python:tiny.py:build --set features__layers=stem --set features__reduce=mean"
+)
+RP = "predict evc --trust --images algonauts2019:rdm --split test --out"
+RS = "--trust --images algonauts2019:rdm --split test --challenge"
+V = "compare --data algonauts2019:rdm --cache rdmcache --draws 20"
 
 # What an extraction that fails at an image or at its last option may leave: which images were meant, no rows
 LEFT = {"stimuli.json"}
@@ -169,6 +178,77 @@ BAD = [
     ("too few images for a demo", "demo --images 3", ["--images", "40"]),
     ("unknown zoo of models", "models --zoo keras", ["keras", "timm"]),
     ("unknown command", "fitt", ["fitt"]),
+    # RDMs: data
+    ("missing challenge folder", f"{RF} algonauts2019:nowhere --target EVC", ["'nowhere'", "Training_Data"]),
+    ("challenge folder without a name", f"{RF} algonauts2019: --target EVC", ["algonauts2019:DIR"]),
+    ("challenge folder of something else", f"{RF} algonauts2019:images --target EVC",
+     ["'images'", "92_Image_Set", "target_fmri.mat"]),
+    ("image set without targets", f"{RF} algonauts2019:untold --target EVC", ["no targets", "target_fmri.mat"]),
+    ("RDM that is not symmetric", f"{RF} table:own/skew.toml", ["skew.npy", "subject 02", "symmetric", "0, 2"]),
+    ("RDM of too few stimuli", f"{RF} table:own/few.toml", ["6 stimuli", "5 rows", "few.npy"]),
+    ("RDM never measured", f"{RF} table:own/empty.toml", ["subject 03", "no measured pair", "Leave them out"]),
+    ("RDMs and responses", f"{RF} table:own/both.toml", ["both.toml", "rdms", "responses"]),
+    ("responses for a recipe of RDMs", f"{RF} table:table", ["baseline_algonauts2019", "responses", "RDMs"]),
+    ("RDMs for a recipe of responses", "fit baseline_ridge --data table:own/good.toml --cache rdmcache --out new",
+     ["baseline_ridge", "responses", "RDMs"]),
+    ("challenge data for a recipe of responses", "fit baseline_ridge --data algonauts2019:rdm --out new",
+     ["baseline_ridge", "takes table"]),
+    ("RDM target left open", R.replace(" --target EVC", ""), ["--target", "EVC, IT, MEG-early, MEG-late"]),
+    ("unknown RDM target", R.replace("EVC", "V1"), ["'V1'", "EVC, IT, MEG-early, MEG-late"]),
+    ("unknown RDM subject", f"{R} --subject 9", ["'9'", "01, 02, 03"]),
+    ("unknown split of the challenge", RP.replace("test", "validation") + " new.npz",
+     ["'validation'", "train and test"]),
+    # RDMs: recipes and folds
+    ("unknown distance", f"{R} --set rdm__metric=mahalanobis", ["mahalanobis", "correlation, cosine"]),
+    ("number for a distance", f"{R} --set rdm__metric=3", ["3", "correlation, cosine"]),
+    ("unknown combination", f"{R} --set rdm__combine=stack", ["'stack'", "concatenate", "mean"]),
+    ("unknown layer of an RDM", f"{R} --set rdm__layers=tail", ["'tail'", "head"]),
+    ("views that are not cached", f"{R} --set features__views=2", ["2 of 2", "--views 2"]),
+    ("one fold of RDMs", f"{R} --cv 1", ["1 folds", "2 to 20"]),
+    ("more folds than images of a set", f"{R} --cv 21", ["21 folds", "2 to 20"]),
+    ("folds by the only set", f"{RF} algonauts2019:rdm/Training_Data/92_Image_Set --target EVC --cv set",
+     ["set", "got 1"]),
+    ("sets of ids without sets", f"{RF} table:own/good.toml", ["SET/NAME", "'image_0'"]),
+    ("RDMs without splits", f"{R} --cv splits", ["'splits'", "splits.csv"]),
+    ("mask of a network that is not cached", "fit gaziv2019_channel_mask --data algonauts2019:rdm --target EVC --cache "
+     "rdmcache --out new", ["legacy_seresnext50_32x4d", "extract", "tiny.py:build stem:mean"]),
+    ("mask of a matrix", f"{G} --set features__output=matrix", ["LayerBlocks", "output='blocks'"]),
+    ("unknown loss", f"{G} --set mask__loss=l3", ["'l3'", "correlation"]),
+    ("unknown solver", f"{G} --set mask__solver=sgd", ["'sgd'", "adam", "lbfgs"]),
+    ("unknown resolution", f"{G} --set mask__resolution=pixel", ["'pixel'", "channel", "stage"]),
+    ("unknown validation", f"{G} --set mask__validation=all", ["'all'", "stimuli", "pairs"]),
+    ("unknown sampling of times", f"{G} --set mask__time_sampling=random", ["'random'", "gaussian"]),
+    ("unknown targets to train on", f"{G} --set 'mask__train_on=[\"V1\"]'", ["'V1'", "EVC"]),
+    ("no epochs", f"{G} --set mask__epochs=0", ["epochs", "0", "1 or more"]),
+    ("no pairs in a batch", f"{G} --set mask__batch_size=0", ["batch_size", "0", "1 or more"]),
+    ("shrinkage below zero", f"{G} --set mask__shrinkage=-1", ["shrinkage", "-1"]),
+    ("more held out than there is", f"{G} --set mask__validation_fraction=2", ["validation_fraction", "2"]),
+    # RDMs: runs
+    ("table of predicted RDMs", f"{RP} new.csv", ["new.csv", ".npz, .mat"]),
+    ("score of RDMs of other images", "score five.npz --data algonauts2019:rdm", ["5 stimuli", "has 6"]),
+    ("score of RDMs of another target", "score other.npz --data algonauts2019:rdm", ["V4", "EVC, IT"]),
+    ("score of no square", "score flat.npz --data algonauts2019:rdm", ["EVC_RDMs", "(6,)", "(n_stimuli, n_stimuli)"]),
+    ("score of what is not symmetric", "score skew.npz --data table:own/good.toml", ["not symmetric"]),
+    ("score of RDMs of training images", "score seen.npz --data table:own/good.toml", ["6 of 6", "training set"]),
+    ("score of no RDMs", "score vectors.npy --data algonauts2019:rdm", ["vectors.npy", "EVC_RDMs"]),
+    ("score of junk as RDMs", "score junk.zip --data algonauts2019:rdm", ["junk.zip", "truncated"]),
+    ("score of a table as RDMs", "score ids.csv --data algonauts2019:rdm", ["ids.csv", ".mat, .npz"]),
+    ("score under another target", "score evc --data algonauts2019:rdm --trust --target IT", ["EVC", "--target IT"]),
+    ("submission of half a track", f"submit evc {RS} algonauts2019 --out new.zip", ["EVC and IT", "runs of EVC"]),
+    ("submission of responses", f"submit run {RS} algonauts2019 --out new.zip", ["run", "responses", "RDMs"]),
+    ("submission of no run", f"submit notarun {RS} algonauts2019 --out new.zip", ["notarun", "run.json"]),
+    ("submission to another challenge", f"submit evc {RS} algonauts2021 --out new.zip",
+     ["algonauts2021", "algonauts2019"]),
+    ("submission that is no zip", f"submit evc {RS} algonauts2019 --out new.mat", ["new.mat", ".zip"]),
+    # RDMs: layers compared (more in test_compare.py)
+    ("comparison with responses", "compare --data table:table --cache cache", ["table:table", "responses", "RDMs"]),
+    ("comparison with an unknown target", f"{V} --target V1", ["'V1'", "EVC, IT"]),
+    ("comparison by an unknown method", f"{V} --method tau", ["--method", "'tau'", "spearman"]),
+    ("comparison of one layer", f"{V} --layers head", ["'head'", "--layers"]),
+    ("comparison of one subject", f"{V} --subject 1", ["one subject", "--over stimuli"]),
+    ("comparison without a cache", f"{V} --cache none", ["none", "extract"]),
+    ("comparison into a file", f"{V} --out ids.csv", ["ids.csv", "folder"]),
+    ("comparison into a folder of something else", f"{V} --out images", ["images", "other files"]),
 ]  # fmt: skip
 
 
