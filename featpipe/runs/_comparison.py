@@ -181,6 +181,8 @@ class ComparisonFolder:
 
     def _plot(self, found: LayerComparison) -> None:
         try:
+            import matplotlib
+
             from featpipe.runs._layer_plot import plot_layers  # matplotlib
         except ImportError as error:
             raise MissingDependency(
@@ -189,8 +191,9 @@ class ComparisonFolder:
         of = "mean over subjects" if max(found.n_subjects.values()) > 1 else "one subject"
         title = f"{METHOD_NAMES[found.tests.method]}, {of}"
         figure = plot_layers(found.scores_frame(), title, found.drawn)
-        for ending in ("svg", "png"):
-            figure.savefig(self.path / f"layers.{ending}", dpi=160)
+        with matplotlib.rc_context({"svg.hashsalt": "featpipe"}):  # fixed ids and no date: equal bytes again
+            figure.savefig(self.path / "layers.svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(self.path / "layers.png", dpi=160, metadata={"Software": None})
 
 
 METHOD_NAMES = {

@@ -297,7 +297,9 @@ def test_writing_again_needs_leave_and_removes_what_is_old(place, tmp_path, caps
     assert run(f"{words} --second-order") == 0
     assert run(words) == 2
     assert "holds a comparison already" in capsys.readouterr().err
+    before = (tmp_path / "out" / "layers.svg").read_bytes()
     assert run(f"{words} --overwrite") == 0
+    assert (tmp_path / "out" / "layers.svg").read_bytes() == before
     assert not (tmp_path / "out" / "second_order.csv").exists()
 
 
