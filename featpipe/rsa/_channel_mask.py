@@ -269,9 +269,9 @@ class ChannelMask(TransformerMixin, BaseEstimator):
         pairs = pairs_within_sets(rdms)
         if self.validation is None:
             return pairs, None
-        out = np.zeros(len(pairs[0]), dtype=bool)
-        out[rng.choice(len(out), size=max(3, round(self.validation_fraction * len(out))), replace=False)] = (
-            True
+        n_pairs = len(pairs[0])
+        out = np.isin(
+            np.arange(n_pairs), rng.permutation(n_pairs)[: round(self.validation_fraction * n_pairs)]
         )
         return (pairs[0][~out], pairs[1][~out]), (pairs[0][out], pairs[1][out])
 

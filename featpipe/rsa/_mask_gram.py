@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-_POSITIONS = 2048  # summed in float32 before float64 takes over
-_CHUNK_VALUES = 4096  # positions times channels: with some hundred stimuli two megabytes, which caches hold
+_POSITIONS = 1024  # summed in float32 before float64 takes over
+_CHUNK_VALUES = 3072  # positions times channels: with a hundred stimuli a megabyte, which caches hold
+_NEGLIGIBLE = 1e-8  # of a product: what a constant that is not quite the mean may leave
 
 
 def as_channels(rows: np.ndarray, dims: tuple[str, ...]) -> np.ndarray:
@@ -59,12 +60,12 @@ def centred_products(rows: np.ndarray, out: np.ndarray, *, first: int = 0) -> np
         return sums
     width = max(1, min(64, _CHUNK_VALUES // n_positions))
     i, j = np.tril_indices(n_stimuli)
-    i, j = i[i >= first] - first, j[i >= first]
+    lower = ((i - first) * n_stimuli + j)[i >= first]  # places in a product of the new with all
 
     def work(start: int) -> None:
         columns = slice(start, start + width)
         products, sums[:, columns] = _products_of(rows[:, columns], first)
-        out[:, columns] = products[:, i, j].T
+        out[:, columns] = np.take(products.reshape(len(products), -1), lower, axis=1).T
 
     threads = _n_threads()
     # the product of one channel is too small to share among threads
@@ -76,16 +77,22 @@ def centred_products(rows: np.ndarray, out: np.ndarray, *, first: int = 0) -> np
 def _products_of(rows: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
     """Return products (n_channels, n_stimuli - first, n_stimuli) and sums of a few channels."""
     channels = rows.transpose(1, 0, 2)  # (n_channels, n_stimuli, n_positions)
-    mean = channels.mean(axis=2, dtype=np.float32)
+    n_positions = channels.shape[2]
+    # of the first positions: any constant near the mean does, what it leaves is taken off in the end
+    near = np.einsum("cip->ci", channels[:, :, :_POSITIONS]) / np.float32(min(n_positions, _POSITIONS))
     products: np.ndarray | float = 0.0
-    rest = np.zeros(mean.shape)
-    for start in range(0, channels.shape[2], _POSITIONS):
+    rest = np.zeros(near.shape)
+    for start in range(0, n_positions, _POSITIONS):
         part = channels[:, :, start : start + _POSITIONS]
-        part = np.subtract(part, mean[:, :, None], out=np.empty(part.shape, dtype=np.float32))
-        rest += part.sum(axis=2)
+        part = np.subtract(part, near[:, :, None], out=np.empty(part.shape, dtype=np.float32))
+        rest += np.einsum("cip->ci", part)
         product = part[:, first:] @ part.transpose(0, 2, 1)
         products = np.add(products, product, dtype=np.float64) if start else product
-    return np.asarray(products), (mean.astype(np.float64) * channels.shape[2] + rest)[:, first:].T
+    products = np.asarray(products)
+    own = np.diagonal(products, first, 1, 2)  # of the new with themselves
+    if (rest[:, first:] ** 2 > _NEGLIGIBLE * n_positions * own).any():
+        products -= rest[:, first:, None] * (rest / n_positions)[:, None, :]
+    return products, (near.astype(np.float64) * n_positions + rest)[:, first:].T
 
 
 def _n_threads() -> int:

@@ -78,7 +78,7 @@ class PairTerms:
         starts = np.searchsorted(group, np.arange(group.max() + 1))
 
         def summed(values: np.ndarray) -> np.ndarray:
-            return np.add.reduceat(values, starts, axis=-1)
+            return np.add.reduceat(values, starts, axis=-1, dtype=np.float64)
 
         return replace(
             self,

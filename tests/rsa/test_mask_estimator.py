@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
+from featpipe.model_selection import evaluate
 from featpipe.rsa import RDMs, concat
 from featpipe.rsa._channel_mask import ChannelMask
 from featpipe.rsa._mask_apply import masked_blocks
@@ -324,6 +328,15 @@ def test_it_is_cloned_pickled_saved_and_searched(mask):
     np.testing.assert_array_equal(loaded.predict(blocks).values, fitted.predict(blocks).values)
     search = GridSearchCV(ChannelMask(**QUICK), {"shrinkage": [0.0, 1e6]}, cv=KFold(3)).fit(blocks, y)
     assert search.best_params_ == {"shrinkage": 0.0}
+
+
+def test_a_frozen_mask_is_not_scored_on_what_it_saw(rng, mask):
+    blocks, other = blocks_of(24), blocks_of(12, "other", seed=5)
+    fitted = ChannelMask(**QUICK, max_iter=3).fit(other, rdms_of(other, mask))
+    pipeline = make_pipeline(FrozenEstimator(fitted), Ridge())
+    assert evaluate(pipeline, blocks, rng.standard_normal((24, 2)), cv=3).n_folds == 3
+    with pytest.raises(RequestError, match="the frozen ChannelMask was fitted on"):
+        evaluate(pipeline, other, rng.standard_normal((12, 2)), cv=3)
 
 
 def test_stage_tuning_has_means_and_intervals(mask):
