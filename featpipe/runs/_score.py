@@ -13,7 +13,6 @@ from featpipe.errors import RequestError
 from featpipe.extraction import Means, Progress
 from featpipe.metrics import METRICS, is_constant
 from featpipe.model_selection import score_targets
-from featpipe.rsa import RDMs
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import predict
 from featpipe.runs._prediction_files import Predictions, read_predictions
@@ -65,21 +64,22 @@ def score(
         _refuse_another_target(run, recorded["target"], target)
         subject, target = subject or recorded["subject"], target or recorded["target"]
     dataset = _held_out(data, subject, target)
+    if run is not None and (run.kind == "rdms") != isinstance(dataset, RDMDataset):
+        came, wanted = ("RDMs", "responses") if run.kind == "rdms" else ("responses", "RDMs")
+        raise RequestError(f"{source} predicts {came}, but {dataset.name!r} holds {wanted}.")
     if isinstance(dataset, RDMDataset):
         if run is not None:
             refuse_seen(dataset, run.trained_on(dataset.digests.tolist()), str(run.path))
         return score_rdms(source, dataset, target, cache=cache, means=means, progress=progress, trust=trust)
+    predictions: Any
     if run is None:
         read = read_predictions(source)
-        predictions = _aligned(read, dataset)
-        names = read.targets
+        predictions, names = _aligned(read, dataset), read.targets
     else:
         _refuse_training_images(run, dataset)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
-        predicted = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
-        if isinstance(predicted, RDMs):
-            raise RequestError(f"{source} predicts RDMs, but {dataset.name!r} holds responses.")
-        predictions, names = predicted, run.target_names()
+        predictions = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
+        names = run.target_names()
     return _scores(dataset, predictions, names)
 
 

@@ -47,8 +47,7 @@ def score_rdms(
         run = RunFolder.open(source)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
         predicted = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
-        if not isinstance(predicted, RDMs):
-            raise RequestError(f"{source} predicts responses, but {dataset.name!r} holds RDMs.")
+        assert isinstance(predicted, RDMs), "runs of responses were refused"
         predictions = {str(run.read_json("run.json")["data"]["target"]): predicted}
     else:
         found = read_challenge_rdms(source)
