@@ -153,7 +153,7 @@ def _check_rdms(given: Mapping[str, Any], where: str) -> None:
     for key in ("responses", "targets", "noise_ceiling"):
         if key in given:
             raise DatasetError(
-                f"{where!r} names both rdms and {key}, which belongs to data with responses. Write a TOML file for each."
+                f"{where!r} names both rdms and {key}, but a file describes one kind. Write a TOML file for each."
                 if key == "responses"
                 else f"{where!r} names both rdms and {key}, which goes with responses; leave it out."
             )
