@@ -7,7 +7,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from featpipe import RDMs, evaluate
 from featpipe.errors import RequestError
@@ -24,6 +24,13 @@ class Seen(TransformerMixin, BaseEstimator):
 
     def transform(self, X):
         return X
+
+
+class Fitted(BaseEstimator):
+    """Hold a fitted estimator as a search does."""
+
+    def __init__(self, found=None):
+        self.best_estimator_ = found
 
 
 class Distances(BaseEstimator):
@@ -129,6 +136,27 @@ def test_a_frozen_step_from_elsewhere_is_welcome(planted):
     elsewhere = Seen().fit(np.array(["other/1"]))
     pipeline = make_pipeline(FrozenEstimator(elsewhere), Distances(table))
     assert evaluate(pipeline, ids, y, cv="set", scoring="rdm_rho").overall("rdm_rho") == pytest.approx(1)
+
+
+HIDING = {
+    "a union inside": lambda seen: FrozenEstimator(FeatureUnion([("one", seen)])),
+    "a pipeline in a pipeline": lambda seen: FrozenEstimator(make_pipeline(make_pipeline(seen))),
+    "what a search found": lambda seen: FrozenEstimator(Fitted(seen)),
+    "a candidate of a search": lambda seen: GridSearchCV(
+        Pipeline([("step", "passthrough"), ("end", Distances())]), {"step": [FrozenEstimator(seen)]}
+    ),
+    "one of several grids": lambda seen: GridSearchCV(
+        Pipeline([("step", "passthrough"), ("end", Distances())]), [{}, {"step": [FrozenEstimator(seen)]}]
+    ),
+}
+
+
+@pytest.mark.parametrize("hide", HIDING.values(), ids=HIDING)
+def test_frozen_steps_are_found_wherever_they_hide(planted, hide):
+    ids, table, y = planted
+    pipeline = make_pipeline(hide(Seen().fit(ids[:3])), Distances(table))
+    with pytest.raises(RequestError, match="the frozen Seen was fitted on, first 'a/0'"):
+        evaluate(pipeline, ids, y, cv="set", scoring="rdm_rho")
 
 
 def test_frozen_pipelines_are_looked_into(planted):
