@@ -51,9 +51,10 @@ def score_rdms(
         predictions = {str(run.read_json("run.json")["data"]["target"]): predicted}
     else:
         found = read_challenge_rdms(source)
-        if found.ids is not None and found.in_training is not None:
-            refuse_seen(dataset, np.isin(dataset.ids, found.ids[found.in_training]), "the run that made them")
-        predictions = {name: _joined(name, matrix, found.ids, dataset) for name, matrix in found.rdms.items()}
+        ids = None if found.ids is None else _full_ids(found.ids, dataset)
+        if ids is not None and found.in_training is not None:
+            refuse_seen(dataset, np.isin(dataset.ids, ids[found.in_training]), "the run that made them")
+        predictions = {name: _joined(name, matrix, ids, dataset) for name, matrix in found.rdms.items()}
     if target is not None:
         predictions = {name: rdms for name, rdms in predictions.items() if name == target}
     return _scores(dataset, predictions)
@@ -62,7 +63,7 @@ def score_rdms(
 def _joined(name: str, matrix: np.ndarray, ids: np.ndarray | None, dataset: RDMDataset) -> RDMs:
     """Return a predicted RDM by the ids of the data; without ids in the file its rows are taken in their order."""
     if ids is not None:
-        return RDMs(matrix, _full_ids(ids, dataset)).take(dataset.ids)
+        return RDMs(matrix, ids).take(dataset.ids)
     if len(matrix) != dataset.n_stimuli:
         raise RequestError(
             f"The RDM of {name} has {len(matrix)} stimuli and no ids, {dataset.name!r} has {dataset.n_stimuli}. Score "

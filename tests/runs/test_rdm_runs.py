@@ -127,6 +127,14 @@ def test_training_images_are_not_scored(place, capsys):
     assert "were in the training set" in capsys.readouterr().err
 
 
+def test_training_images_predicted_from_their_folder_are_not_scored(place, capsys):
+    """Their ids then lack the name of the set, which the data put before them."""
+    home = "data/Training_Data/92_Image_Set"
+    assert run(f"predict evc --images {home}/92images --out folder.npz --trust") == 0
+    assert run(f"score folder.npz --data algonauts2019:{home} --target EVC") == 2
+    assert "24 of 24 images were in the training set" in capsys.readouterr().err
+
+
 def test_a_submission_holds_both_regions_of_the_track(place):
     words = "--challenge algonauts2019 --images algonauts2019:data --split test --out submit_fmri.zip --trust"
     assert run(f"submit it evc {words}") == 0
