@@ -22,6 +22,7 @@ from featpipe.rsa._mask_apply import (
 from featpipe.rsa._mask_objective import LOSSES, Lines
 from featpipe.rsa._mask_problem import (
     assemble,
+    check_held_out,
     held_out_score,
     hold_out_stimuli,
     pairs_within_sets,
@@ -29,6 +30,7 @@ from featpipe.rsa._mask_problem import (
     stimulus_folds,
 )
 from featpipe.rsa._mask_solvers import Problem, Watch, adam, lbfgs
+from featpipe.rsa._mask_threads import one_blas_thread
 from featpipe.rsa._mask_views import chosen_view_pairs
 from featpipe.rsa._rdms import RDMs
 from featpipe.rsa._scores import rdm_rho
@@ -257,7 +259,8 @@ class ChannelMask(TransformerMixin, BaseEstimator):
             non_negative=self.non_negative,
         )
         watch = Watch(self._stopping_score(blocks, rdms, held), self.patience)
-        self.converged_ = self._solve(problem, watch, rng)
+        with one_blas_thread():  # vectors times matrices wait for memory; and bits agree for any number
+            self.converged_ = self._solve(problem, watch, rng)
         self._keep(blocks, rdms, watch, problem.lines(watch.best))
         self.validation_ids_ = self._held_ids(rdms, held)
 
@@ -278,6 +281,7 @@ class ChannelMask(TransformerMixin, BaseEstimator):
     def _stopping_score(self, blocks, rdms, held):
         if held is None:
             return None
+        check_held_out(rdms, held)
         terms, _ = assemble(blocks, rdms, held, [(0, 0)], self.resolution)
         return held_out_score(terms, rdms, held)
 

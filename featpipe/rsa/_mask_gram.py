@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+
+from featpipe.rsa._mask_threads import n_blas_threads, one_blas_thread
 
 _POSITIONS = 1024  # summed in float32 before float64 takes over
 _CHUNK_VALUES = 3072  # positions times channels: with a hundred stimuli a megabyte, which caches hold
@@ -67,9 +68,9 @@ def centred_products(rows: np.ndarray, out: np.ndarray, *, first: int = 0) -> np
         products, sums[:, columns] = _products_of(rows[:, columns], first)
         out[:, columns] = np.take(products.reshape(len(products), -1), lower, axis=1).T
 
-    threads = _n_threads()
+    threads = n_blas_threads()
     # the product of one channel is too small to share among threads
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(0, n_channels, width)))
     return sums
 
@@ -93,8 +94,3 @@ def _products_of(rows: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
     if (rest[:, first:] ** 2 > _NEGLIGIBLE * n_positions * own).any():
         products -= rest[:, first:, None] * (rest / n_positions)[:, None, :]
     return products, (near.astype(np.float64) * n_positions + rest)[:, first:].T
-
-
-def _n_threads() -> int:
-    """Return how many threads BLAS would use now: what the caller allows."""
-    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)

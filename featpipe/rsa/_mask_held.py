@@ -59,7 +59,7 @@ class StatisticsCache:
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._held: OrderedDict[tuple[str, str], HeldLayer] = OrderedDict()
-        self._lock = threading.RLock()  # also while computing: limits of BLAS threads must not cross
+        self._lock = threading.RLock()  # also while computing: another thread waits for the same
         self.n_computed = 0
 
     @property

@@ -18,7 +18,9 @@ from featpipe.rsa._mask_views import view_statistics
 from featpipe.rsa._rdms import RDMs, stimulus_sets
 from featpipe.rsa._scores import rdm_rho
 
-_FEWEST = 3  # stimuli of a set on either side of a split: fewer have no three pairs
+_FEWEST = (
+    3  # stimuli of a set on either side of a split: fewer have no three pairs, the fewest that correlate
+)
 
 
 def pairs_within_sets(rdms: RDMs, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -76,6 +78,18 @@ def hold_out_stimuli(
         held += rng.choice(own, size=count, replace=False).tolist()
     out = np.isin(ids, held)
     return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def check_held_out(rdms: RDMs, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    """Refuse pairs that nothing could be stopped on: some RDM must have three of them within a set."""
+    first, second = pairs
+    known, sets = ~np.isnan(rdms.values[:, first, second]), rdms.sets[first]
+    most = max((int(known[:, sets == name].sum(axis=1).max()) for name in np.unique(sets)), default=0)
+    if most < _FEWEST:
+        raise RequestError(
+            f"{len(first)} pairs are held out, and no RDM has more than {most} of them in one stimulus set; a "
+            f"correlation to stop on needs {_FEWEST}. Use a larger validation_fraction, or validation=None."
+        )
 
 
 def stimulus_folds(ids: np.ndarray, n_folds: int, rng: np.random.Generator) -> list[np.ndarray]:

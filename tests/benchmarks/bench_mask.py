@@ -16,6 +16,7 @@ import argparse
 import os
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +29,7 @@ from featpipe.rsa._channel_mask import ChannelMask
 from featpipe.rsa._mask_held import STATISTICS
 from featpipe.rsa._mask_problem import assemble, pairs_within_sets
 from featpipe.rsa._mask_solvers import Problem, Watch, adam, batches, lbfgs
+from featpipe.rsa._mask_threads import one_blas_thread
 from featpipe.rsa._statistics import channel_statistics
 
 STAGES = ("maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -311,7 +313,8 @@ def main() -> None:
             ("solvers", lambda: solvers(blocks, rdms)),
         ):
             if name in parts:
-                work()
+                with nullcontext() if name == "rate" else one_blas_thread():  # as `ChannelMask.fit` does
+                    work()
     if "grid" in parts:
         STATISTICS.clear()
         grid()

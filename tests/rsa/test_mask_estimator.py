@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from featpipe.rsa import RDMs, concat
 from featpipe.rsa._channel_mask import ChannelMask
 from featpipe.rsa._mask_apply import masked_blocks
 from featpipe.rsa._mask_held import STATISTICS
+from featpipe.rsa._mask_threads import n_blas_threads
 from featpipe.rsa._stage_tuning import plot_stage_tuning
 
 SHAPES = [(6, 5, 5), (10, 3, 3), (8,)]
@@ -240,6 +242,15 @@ def test_early_stopping_keeps_the_best_mask(mask):
     assert set(fitted.validation_ids_) < set(fitted.training_ids_.tolist())
 
 
+@pytest.mark.parametrize("fraction", [0.01, 0.15])
+def test_too_few_pairs_to_stop_on_are_refused(mask, fraction):
+    """None, or two, which always correlate perfectly: the mask would silently stay as it began."""
+    blocks = blocks_of(6)
+    model = ChannelMask(validation="pairs", validation_fraction=fraction, random_state=0)
+    with pytest.raises(RequestError, match=r"[02] pairs are held out, .* a correlation to stop on needs 3"):
+        model.fit(blocks, rdms_of(blocks, mask))
+
+
 def test_a_coefficient_per_stage_or_feature(mask):
     blocks = blocks_of(24)
     y = rdms_of(blocks, np.repeat([0.2, 1.5, 3.0], [6, 10, 8]))
@@ -367,6 +378,16 @@ def test_wrong_requests_say_what_would_be_right(mask, change, message):
     blocks = blocks_of(12)
     with pytest.raises(RequestError, match=message):
         ChannelMask(**change).fit(blocks, rdms_of(blocks, mask))
+
+
+def test_threads_at_once_leave_the_number_of_blas_threads_as_it_was(mask):
+    blocks = blocks_of(20)
+    y = rdms_of(blocks, mask)
+    before = n_blas_threads()
+    with ThreadPoolExecutor(4) as pool:
+        fits = list(pool.map(lambda _: ChannelMask(**QUICK, max_iter=9).fit(blocks, y).coef_, range(8)))
+    assert n_blas_threads() == before
+    assert all((coef == fits[0]).all() for coef in fits)
 
 
 def test_other_inputs_are_refused(mask):
