@@ -22,7 +22,6 @@ from featpipe.rsa._mask_apply import (
 from featpipe.rsa._mask_objective import LOSSES, Lines
 from featpipe.rsa._mask_problem import (
     assemble,
-    check_held_out,
     held_out_score,
     hold_out_stimuli,
     pairs_within_sets,
@@ -281,7 +280,6 @@ class ChannelMask(TransformerMixin, BaseEstimator):
     def _stopping_score(self, blocks, rdms, held):
         if held is None:
             return None
-        check_held_out(rdms, held)
         terms, _ = assemble(blocks, rdms, held, [(0, 0)], self.resolution)
         return held_out_score(terms, rdms, held)
 

@@ -80,18 +80,6 @@ def hold_out_stimuli(
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
-def check_held_out(rdms: RDMs, pairs: tuple[np.ndarray, np.ndarray]) -> None:
-    """Refuse pairs that nothing could be stopped on: some RDM must have three of them within a set."""
-    first, second = pairs
-    known, sets = ~np.isnan(rdms.values[:, first, second]), rdms.sets[first]
-    most = max((int(known[:, sets == name].sum(axis=1).max()) for name in np.unique(sets)), default=0)
-    if most < _FEWEST:
-        raise RequestError(
-            f"{len(first)} pairs are held out, and no RDM has more than {most} of them in one stimulus set; a "
-            f"correlation to stop on needs {_FEWEST}. Use a larger validation_fraction, or validation=None."
-        )
-
-
 def stimulus_folds(ids: np.ndarray, n_folds: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Return the rows of each fold: every stimulus once, the same share of each set, repeats together.
 
@@ -159,7 +147,17 @@ def assemble(
     resolution : {"channel", "stage", "feature"}
     **options
         Of `measured_pairs`.
+
+    Raises
+    ------
+    RequestError
+        There is no pair.
     """
+    if not len(pairs[0]):
+        raise RequestError(
+            "Of the pairs of stimuli, none is left on one side of the split: to fit to, or to stop on. Change "
+            "validation_fraction, or use validation=None."
+        )
     measured = measured_pairs(rdms, *pairs, **options)
     if resolution == "feature":
         return feature_terms(blocks, pairs, view_pairs), measured.take(
@@ -201,7 +199,13 @@ def held_out_score(
     rdms : RDMs
     pairs : (first, second)
         Rows of the held-out pairs.
+
+    Raises
+    ------
+    RequestError
+        No RDM has three of the pairs in one stimulus set, so that nothing correlates.
     """
+    _check_held_out(rdms, pairs)
     rows, local = np.unique(np.concatenate(pairs), return_inverse=True)
     first, second = local[: terms.n_pairs], local[terms.n_pairs :]
     kept = rdms[rows]
@@ -217,6 +221,17 @@ def held_out_score(
         return float(np.nanmean(rdm_rho(measured, RDMs(predicted, names))))
 
     return score
+
+
+def _check_held_out(rdms: RDMs, pairs: tuple[np.ndarray, np.ndarray]) -> None:
+    first, second = pairs
+    known, sets = ~np.isnan(rdms.values[:, first, second]), rdms.sets[first]
+    most = max(int(known[:, sets == name].sum(axis=1).max()) for name in np.unique(sets))
+    if most < _FEWEST:
+        raise RequestError(
+            f"{len(first)} pairs are held out, and no RDM has more than {most} of them in one stimulus set; a "
+            f"correlation to stop on needs {_FEWEST}. Use a larger validation_fraction, or validation=None."
+        )
 
 
 def _check_size(blocks: LayerBlocks, n_pairs: int) -> None:

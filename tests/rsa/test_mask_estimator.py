@@ -242,12 +242,19 @@ def test_early_stopping_keeps_the_best_mask(mask):
     assert set(fitted.validation_ids_) < set(fitted.training_ids_.tolist())
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.15])
-def test_too_few_pairs_to_stop_on_are_refused(mask, fraction):
-    """None, or two, which always correlate perfectly: the mask would silently stay as it began."""
+@pytest.mark.parametrize(
+    ("fraction", "says"),
+    [
+        (0.01, "none is left on one side of the split"),
+        (0.15, "2 pairs are held out, .* a correlation to stop on needs 3"),
+        (0.99, "none is left on one side of the split"),
+    ],
+)
+def test_too_few_pairs_to_stop_on_are_refused(mask, fraction, says):
+    """Two always correlate perfectly, and without a score the mask would silently stay as it began."""
     blocks = blocks_of(6)
     model = ChannelMask(validation="pairs", validation_fraction=fraction, random_state=0)
-    with pytest.raises(RequestError, match=r"[02] pairs are held out, .* a correlation to stop on needs 3"):
+    with pytest.raises(RequestError, match=says):
         model.fit(blocks, rdms_of(blocks, mask))
 
 
