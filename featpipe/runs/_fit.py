@@ -23,7 +23,6 @@ from featpipe.model_selection import (
     SetKFold,
     evaluate,
     fit_final,
-    get_scorer,
     make_cv,
     merge_groups,
 )
@@ -179,7 +178,7 @@ def _estimator(request: FitRequest, dataset: AnyDataset, task: Task, folds: Fold
         "features__stimuli": set_to_read(dataset.stimuli, request.cache),
     }
     pipeline = clone(recipe.pipeline).set_params(**where, **task.params)
-    return _searching(pipeline, recipe, undivided_groups(dataset), folds, by_set=task.by_set)
+    return _searching(pipeline, recipe, undivided_groups(dataset), folds, task)
 
 
 def _evaluate(
@@ -220,12 +219,12 @@ def _folds(cv: str | int, dataset: AnyDataset, task: Task) -> Folds:
 
 
 def _searching(
-    pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None, folds: Folds, *, by_set: bool
+    pipeline: Pipeline, recipe: Recipe, groups: np.ndarray | None, folds: Folds, task: Task
 ) -> BaseEstimator:
     if not recipe.search:
         return pipeline
     inner: Any
-    if groups is None and by_set:
+    if groups is None and task.by_set:
         inner = SetKFold(4)
     elif groups is None:
         inner = KFold(5, shuffle=True, random_state=0)
@@ -234,7 +233,7 @@ def _searching(
     return GridSearchCV(
         pipeline,
         dict(recipe.search),
-        scoring=get_scorer(recipe.search_scoring),
+        scoring=task.scorer(recipe.search_scoring),
         cv=inner,
         error_score="raise",  # a candidate that cannot be fitted is a wrong request, not a bad score
     )

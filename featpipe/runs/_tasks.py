@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from featpipe.datasets import Dataset, RDMDataset
 from featpipe.errors import DatasetError, RecipeError
-from featpipe.model_selection import Evaluation
+from featpipe.model_selection import Evaluation, get_scorer
 from featpipe.recipes import Recipe
 from featpipe.rsa import RDM_METRICS, RDMs, measured_labels, rdm_nulls_summary
 from featpipe.runs._folder import RunFolder
@@ -55,6 +55,9 @@ class Task(Protocol):
     def params(self) -> dict[str, Any]:
         """Parameters of the pipeline that follow from the target."""
 
+    def scorer(self, name: str) -> Any:
+        """What a search inside the training sets looks at: callable (estimator, X, y) -> float."""
+
     def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
         """Scores put together, as ``summary.json`` has them."""
 
@@ -95,6 +98,9 @@ class ResponseTask:
     def params(self) -> dict[str, Any]:
         return {}
 
+    def scorer(self, name: str) -> Any:
+        return get_scorer(name)
+
     def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
         found = summarise(evaluation.scores, self.dataset, pooled_r=evaluation.pooled_r)
         return found | {
@@ -133,7 +139,7 @@ class RDMTask:
 
     @property
     def y(self) -> RDMs:
-        needed = {self.target, *(name for names in self.train_on.values() for name in names or ())}
+        needed = {self.target, *(name for names in self.train_on.values() for name in _several(names))}
         return self.dataset.rdms.select(targets=[n for n in self.dataset.target_names if n in needed])
 
     @property
@@ -151,6 +157,10 @@ class RDMTask:
     @property
     def params(self) -> dict[str, Any]:
         return {name: [self.target] for name, targets in self.train_on.items() if targets is None}
+
+    def scorer(self, name: str) -> Any:
+        """Look at the target alone: others may take part in the fit, and would choose for themselves."""
+        return partial(_score_of_target, get_scorer(name), self.target)
 
     @property
     def _labels(self) -> list[tuple[str, str]]:
@@ -219,3 +229,12 @@ def chosen_target(dataset: RDMDataset, target: str | None) -> str:
 def _of_target(metric: Any, target: str, y_true: RDMs, y_pred: RDMs) -> np.ndarray:
     """Score one target of those that a model was fitted to."""
     return np.asarray(metric(y_true.select(targets=[target]), y_pred))
+
+
+def _score_of_target(scorer: Any, target: str, estimator: Any, X: np.ndarray, y: RDMs) -> float:
+    return float(scorer(estimator, X, y.select(targets=[target])))
+
+
+def _several(names: Any) -> Iterable[str]:
+    """Return the targets that a step is fitted to, of which one may be given as text."""
+    return [names] if isinstance(names, str) else names or ()

@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 import scipy.io
 from scipy.stats import spearmanr
+from sklearn.base import BaseEstimator
 
 from featpipe.cli import main
 from featpipe.datasets import load_dataset
 from featpipe.rsa import RDMs, rdm_rho, read_challenge_rdms
 from featpipe.runs import RunFolder
+from featpipe.runs._tasks import RDMTask
 from featpipe.testing import make_algonauts2019
 
 pytestmark = pytest.mark.filterwarnings("ignore:With .* folds one stimulus set has only")
@@ -33,6 +35,16 @@ def build():
     return net, {**size, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
 """
 LAYERS = '--set features__layers=["stem","head"] --set features__model='
+
+
+class Fixed(BaseEstimator):
+    """Predict the same, whatever it was fitted to."""
+
+    def __init__(self, rdm=None):
+        self.rdm = rdm
+
+    def predict(self, X):
+        return self.rdm.take(X)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +168,18 @@ def test_fitted_recipes_predict_what_their_pipeline_predicts(place, recipe, tmp_
     expected = folder.load_pipeline().set_params(features__cache="cache").predict(data.ids)
     assert np.allclose(np.load("one.npz")["IT_RDMs"], expected.values[0], atol=1e-6)
     assert (folder.path / "stage_tuning.csv").exists() == recipe.startswith("gaziv")
+
+
+def test_a_search_looks_at_the_target_alone(place):
+    """MEG may help to fit a mask for EVC, and must not choose its parameters."""
+    data = load_dataset("algonauts2019:data")
+    task = RDMTask(data, "EVC", {"mask__train_on": "MEG-early"})
+    assert set(task.y.target_names) == {"EVC", "MEG-early"}
+    guess = RDMs(np.roll(data.rdms.values, 1, axis=(1, 2)), data.ids).mean()
+    expected = rdm_rho(data.rdms.select(targets=["EVC"]), guess).mean()
+    assert task.scorer("rdm_rho")(Fixed(guess), data.ids, task.y) == pytest.approx(expected)
+    more = "--search mask__shrinkage=[0.0,1e9] --set mask__epochs=1 --out searched --json"
+    assert run(f"{fit('gaziv2019_channel_mask', 'EVC')} {more}") == 0
 
 
 def test_same_request_same_bytes(place, tmp_path):
