@@ -16,9 +16,11 @@ _HOMES = {
     "CachedFeatures": "featpipe.features",
     "ChannelMask": "featpipe.rsa",
     "FeatureRDM": "featpipe.rsa",
+    "FeatureReweightedRSA": "featpipe.rsa",
     "JoinedFeatures": "featpipe.features",
     "LayerBlocks": "featpipe.blocks",
     "LayerScaler": "featpipe.encoding",
+    "LayerWeightedRSA": "featpipe.rsa",
     "RDMs": "featpipe.rsa",
     "RidgeEncoder": "featpipe.encoding",
     "StimulusSet": "featpipe.stimuli",
@@ -28,9 +30,11 @@ __all__ = [
     "CachedFeatures",
     "ChannelMask",
     "FeatureRDM",
+    "FeatureReweightedRSA",
     "JoinedFeatures",
     "LayerBlocks",
     "LayerScaler",
+    "LayerWeightedRSA",
     "RDMs",
     "RidgeEncoder",
     "StimulusSet",
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from featpipe.encoding import LayerScaler, RidgeEncoder
     from featpipe.features import CachedFeatures, JoinedFeatures
     from featpipe.model_selection import evaluate
-    from featpipe.rsa import ChannelMask, FeatureRDM, RDMs
+    from featpipe.rsa import ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA, RDMs
     from featpipe.stimuli import StimulusSet
 
 

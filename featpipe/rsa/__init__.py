@@ -18,12 +18,14 @@ from featpipe.rsa._exchange import from_rsatoolbox, load_rdms, save_rdms, to_rsa
 from featpipe.rsa._feature_rdm import FeatureRDM
 from featpipe.rsa._inference import CORRECTIONS, correct_p, noise_ceilings, official_noise_ceilings
 from featpipe.rsa._joining import concat, stack
+from featpipe.rsa._layer_weighted import LayerWeightedRSA
 from featpipe.rsa._main_effects import main_effects, remove_main_effects, without_main_effects
 from featpipe.rsa._model_comparison import OVER, ModelComparison, compare_models
 from featpipe.rsa._noise import noise_precision
 from featpipe.rsa._nulls import interval_of_rho, main_effect_null, permutation_null, rdm_nulls_summary
 from featpipe.rsa._permuted_models import permuted_p
 from featpipe.rsa._rdms import RDMs, stimulus_sets
+from featpipe.rsa._reweighted import FeatureReweightedRSA
 from featpipe.rsa._scores import (
     RDM_METRICS,
     measured_labels,
@@ -50,6 +52,8 @@ __all__ = [
     "ChannelMask",
     "ChannelStatistics",
     "FeatureRDM",
+    "FeatureReweightedRSA",
+    "LayerWeightedRSA",
     "ModelComparison",
     "RDMs",
     "algonauts2019_scores",

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.errors import RecipeError
 from featpipe.features import CachedFeatures, JoinedFeatures
-from featpipe.rsa import ChannelMask, FeatureRDM
+from featpipe.rsa import ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA
 from featpipe.spec import FeatureSpec, Preprocessing, Reduction
 
 # What a fitted pipeline may hold beyond what skops itself knows to be safe; anything else needs --trust. Classes
@@ -27,7 +27,7 @@ _OURS = {
     for kind in (
         *(CachedFeatures, JoinedFeatures, FeatureSpec, Preprocessing, Reduction),
         *(LayerScaler, RidgeEncoder),
-        *(ChannelMask, FeatureRDM),
+        *(ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA),
     )
 }
 # What run.json must have to be used again

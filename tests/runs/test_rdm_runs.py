@@ -200,6 +200,14 @@ BAD = {
         "fit baseline_ridge --data algonauts2019:data --cache cache --out x",
         "takes table, algonauts2023, synthetic data",
     ),
+    "fitted to what is not there": (
+        f'{fit("gaziv2019_channel_mask", "IT")} --set mask__train_on=["IT","V4"] --out x',
+        "'algonauts2019' has no V4, only EVC, IT, MEG-early, MEG-late. Name what there is, such as --set mask__train_on=",
+    ),
+    "a matrix instead of blocks": (
+        f"{fit('baseline_algonauts2019', 'IT')} --set features__output=matrix --out x",
+        "features__output is 'matrix'; set it to 'blocks'",
+    ),
     "a table of RDM predictions": (
         "predict evc --images data --out x.csv",
         "Predicted RDMs are written as .npz, .mat",

@@ -1,0 +1,39 @@
+r"""Weights on the RDMs of single channels and on directions in the deep layers, by ridge.
+
+    featpipe extract --model timm:resnet50 --layers 'layer[1-4].*' --preprocess whole --images algonauts2019:DIR
+    featpipe fit feature_reweighted_rsa --data algonauts2019:DIR --target EVC --out run
+
+Every layer that is named in the cache's only network takes part; name some with --set features__layers=…. Penalties,
+and the shares of channels and directions, are chosen on inner held-out stimuli. fMRI is fitted together with the MEG
+window that it goes with; --set rsa__train_on='["EVC"]' leaves MEG out.
+
+Other forms: --set rsa__predictors=channel, --set rsa__form=correlation, --set rsa__signed=false (non-negative),
+--set rsa__main_effects=features.
+"""
+
+from sklearn.pipeline import Pipeline
+
+from featpipe import CachedFeatures, FeatureReweightedRSA
+from featpipe.recipes import Recipe
+
+RECIPE = Recipe(
+    summary="Ridge weights on the RDMs of channels and of directions in feature space, fMRI and MEG together",
+    citation=(
+        "Kaniuth & Hebart (2022), Feature-reweighted representational similarity analysis, NeuroImage 257, 119294, "
+        "section 2.3."
+    ),
+    data=("algonauts2019", "table"),
+    scoring=("rdm_rho", "rdm_r2", "rdm_percent"),
+    search_scoring="rdm_rho",
+    cv="set",
+    pipeline=Pipeline(
+        [
+            ("features", CachedFeatures(layers=["**"], output="blocks")),
+            ("rsa", FeatureReweightedRSA(predictors=["channel", "metric"])),
+        ]
+    ),
+    per_target={
+        "EVC": {"rsa__train_on": ["EVC", "MEG-early"]},
+        "IT": {"rsa__train_on": ["IT", "MEG-late"]},
+    },
+)
