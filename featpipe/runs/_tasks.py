@@ -212,7 +212,19 @@ def make_task(dataset: Dataset | RDMDataset, recipe: Recipe, target: str | None)
             f"{recipe.pipeline[0].output!r}; set it to 'blocks'."
         )
     train_on = {k: v for k, v in recipe.pipeline.get_params().items() if k.endswith("__train_on")}
+    _check_trained_on(dataset, train_on)
     return RDMTask(dataset, chosen_target(dataset, target), train_on)
+
+
+def _check_trained_on(dataset: RDMDataset, train_on: Mapping[str, Any]) -> None:
+    for parameter, names in train_on.items():
+        wanted = list(_several(names))
+        if missing := [name for name in wanted if name not in dataset.target_names]:
+            raise DatasetError(
+                f"The recipe is fitted to {', '.join(wanted)}, and {dataset.name!r} has no {missing[0]}, only "
+                f"{', '.join(dataset.target_names)}. Name what there is, such as "
+                f"--set {parameter}='[\"{dataset.target_names[0]}\"]'."
+            )
 
 
 def chosen_target(dataset: RDMDataset, target: str | None) -> str:

@@ -202,7 +202,7 @@ BAD = {
     ),
     "fitted to what is not there": (
         f'{fit("gaziv2019_channel_mask", "IT")} --set mask__train_on=["IT","V4"] --out x',
-        "'algonauts2019' has no V4, only EVC, IT, MEG-early, MEG-late. Name what there is, such as --set mask__train_on=",
+        "has no V4, only EVC, IT, MEG-early, MEG-late. Name what there is, such as --set mask__train_on=",
     ),
     "a matrix instead of blocks": (
         f"{fit('baseline_algonauts2019', 'IT')} --set features__output=matrix --out x",
