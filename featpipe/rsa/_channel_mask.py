@@ -12,14 +12,14 @@ from sklearn.utils.validation import check_is_fitted
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.rsa._mask_apply import (
-    RESOLUTIONS,
     coefficient_layers,
     masked_blocks,
     mean_square,
     predict_rdm,
     predict_within_sets,
 )
-from featpipe.rsa._mask_objective import LOSSES, Lines
+from featpipe.rsa._mask_objective import Lines
+from featpipe.rsa._mask_parameters import check_parameters
 from featpipe.rsa._mask_problem import (
     assemble,
     held_out_score,
@@ -36,15 +36,6 @@ from featpipe.rsa._scores import rdm_rho
 from featpipe.rsa._stage_tuning import stage_tuning
 
 Pairs = tuple[np.ndarray, np.ndarray]  # rows of the two stimuli
-
-_CHOICES = {
-    "resolution": RESOLUTIONS,
-    "loss": LOSSES,
-    "solver": ("adam", "lbfgs"),
-    "validation": (None, "stimuli", "pairs"),
-    "time_sampling": (None, "mean", "gaussian"),
-    "target": ("rdms", "responses"),
-}
 
 
 class ChannelMask(TransformerMixin, BaseEstimator):
@@ -197,7 +188,7 @@ class ChannelMask(TransformerMixin, BaseEstimator):
             Parameters that do not exist, ids of X and y that differ, no measured pair within a set, or
             statistics larger than memory.
         """
-        self._check()
+        check_parameters(self)
         rdms = self._rdms(X, y)
         order = np.argsort(rdms.ids, kind="stable")  # so that the order of rows says nothing
         self._fit_sorted(X[order], rdms[order])
@@ -314,7 +305,13 @@ class ChannelMask(TransformerMixin, BaseEstimator):
         return {"reliability": reliability, "time_sampling": self.time_sampling}
 
     def _rng(self) -> np.random.Generator:
-        return np.random.default_rng(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        try:
+            state = check_random_state(self.random_state)
+        except ValueError as error:
+            raise RequestError(
+                f"random_state is {self.random_state!r}; it must be a number or None."
+            ) from error
+        return np.random.default_rng(state.randint(np.iinfo(np.int32).max))
 
     def _rdms(self, X, y) -> RDMs:
         """Return the RDMs to fit to or to be scored with."""
@@ -323,6 +320,8 @@ class ChannelMask(TransformerMixin, BaseEstimator):
                 f"A channel mask needs LayerBlocks, got {type(X).__name__}; use CachedFeatures(output='blocks')."
             )
         if self.target == "responses":
+            if isinstance(y, RDMs):
+                raise RequestError("target is 'responses', and y are RDMs; set target='rdms'.")
             return response_rdms(X.ids, y)
         if not isinstance(y, RDMs):
             raise RequestError(
@@ -344,21 +343,6 @@ class ChannelMask(TransformerMixin, BaseEstimator):
                 f"{', '.join(X.names)}, or differ in size. Use the features that it was fitted to."
             )
         return X
-
-    def _check(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be one of {allowed}.")
-        for name in ("batch_size", "epochs", "max_iter", "patience"):
-            if getattr(self, name) < 1:
-                raise RequestError(f"{name} is {getattr(self, name)!r}; it must be 1 or more.")
-        if self.shrinkage < 0 or not 0 < self.validation_fraction < 1:
-            raise RequestError(
-                f"shrinkage must not be negative and validation_fraction must lie between 0 and 1, got "
-                f"{self.shrinkage!r} and {self.validation_fraction!r}."
-            )
-        if self.resolution == "feature" and self.solver != "adam":
-            raise RequestError("resolution='feature' reads features batch by batch: it needs solver='adam'.")
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
