@@ -33,6 +33,9 @@ class LayerBlocks:
         `read` gives by default.
     views : sequence of LayerBlocks, optional
         Augmented views 1, 2, … of the same stimuli in the same layers.
+    images : callable (layer position, ids) -> sequence of str, optional
+        Digest of the image behind each row, for whoever keeps statistics by id: elsewhere an id may mean another
+        image. Raises `LookupError` as `read` does.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class LayerBlocks:
         read: Callable[[int, np.ndarray], np.ndarray],
         stream: Callable[[int, np.ndarray], np.ndarray] | None = None,
         views: Sequence[LayerBlocks] = (),
+        images: Callable[[int, np.ndarray], Sequence[str]] | None = None,
     ) -> None:
         self.ids = np.asarray(ids)
         self.names = tuple(names)
@@ -54,6 +58,7 @@ class LayerBlocks:
         self.digests = tuple(digests)
         self._read = read
         self._stream = stream or partial(_copied, read)
+        self.images = images
         self.views = tuple(views)
         for number, view in enumerate(self.views, 1):
             if view.names != self.names or not np.array_equal(view.ids, self.ids):
@@ -94,6 +99,7 @@ class LayerBlocks:
             digests=[blocks.digests[position] for blocks, position in places],
             read=lambda layer, ids: places[layer][0]._read(places[layer][1], ids),
             stream=lambda layer, ids: places[layer][0]._stream(places[layer][1], ids),
+            images=_images_of(places),
             views=[
                 cls.join([(name, blocks.views[number]) for name, blocks in parts])
                 for number in range(len(one.views))
@@ -135,6 +141,7 @@ class LayerBlocks:
             read=self._read,
             stream=self._stream,
             views=[view[rows] for view in self.views],
+            images=self.images,
         )
 
     def block(self, layer: str | int) -> np.ndarray:
@@ -182,3 +189,13 @@ class LayerBlocks:
 
 def _copied(read: Callable[[int, np.ndarray], np.ndarray], layer: int, ids: np.ndarray) -> np.ndarray:
     return np.array(read(layer, ids))
+
+
+def _images_of(
+    places: Sequence[tuple[LayerBlocks, int]],
+) -> Callable[[int, np.ndarray], Sequence[str]] | None:
+    """Return what tells the images of joined layers, where each of them can tell."""
+    known = [(blocks.images, position) for blocks, position in places if blocks.images is not None]
+    if len(known) < len(places):
+        return None
+    return lambda layer, ids: known[layer][0](known[layer][1], ids)

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError, StimulusNotCached
 from featpipe.features._memory import READS
-from featpipe.features._rows import rows_of
+from featpipe.features._rows import images_of, rows_of
 from featpipe.features._settle import arrays_of, candidates, settle
 from featpipe.features._views import arrays_of_views, settle_views
 from featpipe.spec import FeatureSpec, digest_of
@@ -183,6 +183,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
             read=read,
             stream=partial(read, hold=False),
             views=views,
+            images=lambda layer, ids: images_of(ids, pools[layer], specs[layer]),
         )
 
     def get_feature_names_out(self, input_features=None):

@@ -30,6 +30,11 @@ def rows_of(
     return out
 
 
+def images_of(ids: np.ndarray, pool: Sequence[CachedArray], spec: FeatureSpec) -> list[str]:
+    """Return the digest of the image behind each row that `rows_of` would read."""
+    return [pool[position].manifest.sha256[row] for position, row in _places(ids, pool, spec).tolist()]
+
+
 def _places(ids: np.ndarray, pool: Sequence[CachedArray], spec: FeatureSpec) -> np.ndarray:
     """Return (array, row) of each id: ndarray of shape (n_stimuli, 2)."""
     unique, inverse = np.unique(ids, return_inverse=True)

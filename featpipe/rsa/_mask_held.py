@@ -30,12 +30,15 @@ class HeldLayer:
     centred : ndarray of shape (n(n+1)/2, n_channels), float32
         Products centred within stimulus and channel, row ``i (i + 1) / 2 + j`` for i >= j.
     sums : ndarray of shape (n, n_channels), float64
+    images : dict of str to str, optional
+        Digest of the image of each id.
     """
 
     row_of: dict[str, int]
     n_positions: int
     centred: np.ndarray
     sums: np.ndarray
+    images: dict[str, str] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -89,14 +92,16 @@ class StatisticsCache:
         """Return whether statistics of all these stimuli are there without reading features."""
         with self._lock:
             held = self._held.get((blocks.digests[layer], stimulus_set))
-            return held is not None and set(ids) <= held.row_of.keys() and _still_true(held, blocks, layer)
+            return (
+                held is not None and set(ids) <= held.row_of.keys() and _still_true(held, blocks, layer, ids)
+            )
 
     def layer(self, blocks: LayerBlocks, layer: int, stimulus_set: str, ids: list[str]) -> HeldLayer:
         """Return statistics that cover some stimuli of one set, computing what is missing."""
         key = (blocks.digests[layer], stimulus_set)
         with self._lock:
             held = self._held.get(key)
-            if held is not None and not _still_true(held, blocks, layer):
+            if held is not None and not _still_true(held, blocks, layer, ids):
                 held = None
             new = [name for name in dict.fromkeys(ids) if held is None or name not in held.row_of]
             if held is None or new:
@@ -139,17 +144,37 @@ def _grown(held: HeldLayer | None, blocks: LayerBlocks, layer: int, new: list[st
         if held is not None:
             centred[:start] = held.centred
             sums = np.concatenate([held.sums, sums])
-    return HeldLayer({name: row for row, name in enumerate(names)}, rows.shape[2], centred, sums)
+    row_of = {name: row for row, name in enumerate(names)}
+    return HeldLayer(row_of, rows.shape[2], centred, sums, _images(blocks, layer, names))
 
 
-def _still_true(held: HeldLayer, blocks: LayerBlocks, layer: int) -> bool:
-    """Return whether some stimuli still have these sums: ids may mean other images in another cache."""
-    names = list(held.row_of)
-    witnesses = [names[row] for row in np.linspace(0, len(names) - 1, _WITNESSES).round().astype(int)]
+def _images(blocks: LayerBlocks, layer: int, names: list[str]) -> dict[str, str] | None:
+    if blocks.images is None:
+        return None
+    return dict(zip(names, blocks.images(layer, np.asarray(names)), strict=True))
+
+
+def _still_true(held: HeldLayer, blocks: LayerBlocks, layer: int, ids: list[str]) -> bool:
+    """Return whether what is held is of these stimuli: ids may mean other images in another cache.
+
+    Where it is to grow it must be true of all that is held, which is read again.
+    """
+    needed = list(ids if held.row_of.keys() >= set(ids) else held.row_of)
     try:
-        rows = as_channels(blocks._read(layer, np.asarray(witnesses)), blocks.dims[layer])
+        return _same_images(held, blocks, layer, needed) and _same_sums(held, blocks, layer, needed)
     except LookupError:  # this source knows other stimuli
         return False
+
+
+def _same_images(held: HeldLayer, blocks: LayerBlocks, layer: int, names: list[str]) -> bool:
+    found = _images(blocks, layer, names)
+    return held.images is None or found is None or found == {name: held.images[name] for name in names}
+
+
+def _same_sums(held: HeldLayer, blocks: LayerBlocks, layer: int, names: list[str]) -> bool:
+    """Return whether some stimuli still have their sums, as far as images have no digests or digests lie."""
+    witnesses = [names[row] for row in np.linspace(0, len(names) - 1, _WITNESSES).round().astype(int)]
+    rows = as_channels(blocks._read(layer, np.asarray(witnesses)), blocks.dims[layer])
     sums = channel_sums(rows)
     known = held.sums[[held.row_of[name] for name in witnesses]]
     return sums.shape == known.shape and np.allclose(

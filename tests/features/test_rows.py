@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featpipe import CachedFeatures
+from featpipe.blocks import LayerBlocks
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError, StimulusNotCached
 from featpipe.features import READS
+from featpipe.features._settle import cached_arrays
 from featpipe.store import CachedArray
 
 
@@ -45,6 +47,16 @@ def test_blocks_are_the_matrix_with_channels_in_place(filled, ids):
     np.testing.assert_array_equal(blocks.block("layer1"), there["layer1"])
     assert blocks.dims == (("channel", "height", "width"), ("channel",))
     np.testing.assert_array_equal(blocks[[3, 1]].to_matrix(), blocks.to_matrix()[[3, 1]])
+
+
+def test_blocks_know_the_images_behind_their_rows(filled, ids):
+    root, _ = filled
+    blocks = CachedFeatures(root, layers=["layer1", "layer2"], output="blocks").fit_transform(ids)
+    (manifest,) = {array.manifest for array in cached_arrays(root) if array.spec.layer_label == "layer2"}
+    expected = dict(zip(manifest.ids, manifest.sha256, strict=True))
+    joined = LayerBlocks.join([("a", blocks), ("b", blocks)])
+    assert joined.images(3, ids[[5, 2]]) == [expected[name] for name in ids[[5, 2]]]
+    assert blocks[[3]].images(0, ids[:2]) == [expected[name] for name in ids[:2]]
 
 
 def clone_with(features, **changes):

@@ -19,8 +19,8 @@ def _nothing_held():
     STATISTICS.clear()
 
 
-def blocks_of(layers, n_stimuli, name="s", dims=("channel", "height", "width")):
-    """LayerBlocks of arrays in memory."""
+def blocks_of(layers, n_stimuli, name="s", dims=("channel", "height", "width"), images=None):
+    """LayerBlocks of arrays in memory, with digests of their images where they are known."""
     ids = np.array([f"{name}/{number:03d}" for number in range(n_stimuli)])
     place = {label: row for row, label in enumerate(ids.tolist())}
     return LayerBlocks(
@@ -30,6 +30,7 @@ def blocks_of(layers, n_stimuli, name="s", dims=("channel", "height", "width")):
         dims=[dims[: layer.ndim - 1] for layer in layers],
         digests=[f"digest{number}" for number in range(len(layers))],
         read=lambda layer, asked: layers[layer][[place[label] for label in asked.tolist()]],
+        images=images and (lambda layer, asked: [images[place[label]] for label in asked.tolist()]),
     )
 
 
@@ -108,6 +109,29 @@ def test_other_images_under_the_same_ids_are_not_taken_for_known(rng):
     channel_statistics(blocks_of(first, 5))
     found = channel_statistics(blocks_of(second, 5))
     np.testing.assert_allclose(found.pairs([0], [3])[0], naive_products(second)[0, 3], rtol=1e-4, atol=1e-3)
+
+
+def test_one_other_image_is_not_taken_for_the_known_one(rng):
+    """Digests of images say so of each stimulus, sums only of a few."""
+    layers = three_layers(rng, 9)
+    changed = [layer.copy() for layer in layers]
+    for layer in changed:
+        layer[3] *= -1
+    channel_statistics(blocks_of(layers, 9, images="abcdefghi"))
+    found = channel_statistics(blocks_of(changed, 9, images="abcxefghi"))
+    expected = naive_products(changed)[np.tril_indices(9)]
+    np.testing.assert_allclose(found.products, expected, rtol=1e-5, atol=1e-3)
+
+
+def test_what_another_source_holds_is_not_grown(rng):
+    """It would have to be read again, here, where other stimuli go by those names or none."""
+    layers = three_layers(rng, 9)
+    channel_statistics(blocks_of(layers, 9, images="abcdefghi")[[0, 7, 8]])
+    found = channel_statistics(blocks_of(layers, 7, images="abcdefg"))
+    assert found.ids.tolist() == [f"s/{number:03d}" for number in range(7)]
+    before = STATISTICS.n_computed
+    channel_statistics(blocks_of(layers, 9, images="xxxdefghi")[3:7])  # what else is held does not matter
+    assert STATISTICS.n_computed == before
 
 
 def test_the_least_recently_used_are_dropped(rng):
