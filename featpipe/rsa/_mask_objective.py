@@ -14,6 +14,7 @@ from featpipe.rsa._mask_terms import PairTerms
 
 LOSSES = ("l1", "squared", "correlation")
 _FEWEST_PAIRS = 3  # below it a correlation says nothing
+_ROUNDING = 64 * np.finfo(float).eps  # of the largest value: what a constant varies by
 _LEAST_SCALE = 0.01
 _ROUNDS = 30  # of reweighted least squares
 _SETTLED = 1e-6  # relative change of an L1 line that ends them
@@ -116,13 +117,20 @@ def _weighted_r(d: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.n
     """Return Pearson's r of d (n_pairs,) with each row of y, and its gradient in d, (n_rdms, n_pairs)."""
     total = weights.sum(axis=1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
-    y = y - (weights * y).sum(axis=1, keepdims=True)
-    d = d - (weights @ d)[:, None]
-    tiny = np.finfo(float).tiny
-    spread = np.sqrt((weights * d**2).sum(axis=1, keepdims=True)) + tiny
-    z = y / (np.sqrt((weights * y**2).sum(axis=1, keepdims=True)) + tiny)
-    r = (weights * d * z).sum(axis=1, keepdims=True) / spread
-    return r[:, 0], weights * (z - r * d / spread) / spread
+    z = _unit(y, weights)
+    d, size = d - (weights @ d)[:, None], np.abs(d).max(initial=0.0)
+    spread = np.sqrt((weights * d**2).sum(axis=1, keepdims=True))
+    per_spread = np.divide(1, spread, out=np.zeros_like(spread), where=spread > _ROUNDING * size)
+    r = (weights * d * z).sum(axis=1, keepdims=True) * per_spread
+    return r[:, 0], weights * (z - r * d * per_spread) * per_spread
+
+
+def _unit(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return centred rows of weighted length one; 0 where a row varies by no more than rounding."""
+    centred = y - (weights * y).sum(axis=1, keepdims=True)
+    length = np.sqrt((weights * centred**2).sum(axis=1, keepdims=True))
+    largest = np.abs(y).max(axis=1, initial=0.0, keepdims=True)
+    return np.divide(centred, length, out=np.zeros_like(centred), where=length > _ROUNDING * largest)
 
 
 def profile_lines(

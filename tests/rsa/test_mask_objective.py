@@ -11,7 +11,7 @@ from featpipe.errors import RequestError
 from featpipe.rsa import RDMs
 from featpipe.rsa._mask_features import feature_terms
 from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._mask_measured import Measured, gaussian_times, measured_pairs, reliability_weights
+from featpipe.rsa._mask_measured import Batch, Measured, gaussian_times, measured_pairs, reliability_weights
 from featpipe.rsa._mask_objective import (
     LOSSES,
     least_scales,
@@ -175,6 +175,18 @@ def test_correlation_loss_is_the_mean_over_sets_and_rdms(rng):
     halves = slice(0, 20), slice(20, 40)
     r = [[np.corrcoef(d[half], y[half])[0, 1] for y in measured.values] for half in halves]
     assert loss_of(d, measured.all(), loss="correlation")[0] == pytest.approx(1 - np.mean(r))
+
+
+def test_what_does_not_vary_pulls_at_nothing(rng):
+    """Such as a batch of a model of categories: what rounding leaves of it must not count as a pattern."""
+    d, flat = rng.uniform(0, 1, 40), np.full((1, 40), 0.1)
+    weights = rng.uniform(0, 1, (1, 40))
+    one_set = np.zeros(40, dtype=int)
+    for values, pairs in ((flat, d), (rng.uniform(0, 1, (1, 40)), flat[0])):
+        batch = Batch(values, weights / weights.sum(), np.zeros(1, dtype=int), one_set)
+        value, slope = loss_of(pairs, batch, loss="correlation")
+        assert value == 1
+        assert not slope.any()
 
 
 @pytest.mark.parametrize("loss", ["l1", "squared"])
