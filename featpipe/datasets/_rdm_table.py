@@ -89,6 +89,7 @@ class _Source:
     path: Path
     saved: RDMs | None
     arrays: dict[str, np.ndarray]
+    ids: list[str] | None = None  # an array of that name beside RDMs that were not saved by us
 
     @classmethod
     def open(cls, text: str, base: Path) -> _Source:
@@ -108,7 +109,8 @@ class _Source:
                 f"{path.name!r} holds {what}, arrays of shape (n_subjects, n, n) or (n, n); there are "
                 f"{some(shapes, 8) or 'no arrays'}."
             )
-        return cls(text, path, None, squares if member is None else {member: squares[member]})
+        ids = [str(name).rstrip() for name in arrays["ids"].ravel()] if "ids" in arrays else None
+        return cls(text, path, None, squares if member is None else {member: squares[member]}, ids)
 
 
 def _is_stack(array: np.ndarray) -> bool:
@@ -149,8 +151,25 @@ def _of_target(source: _Source, target: str, rows: _Rows) -> RDMs:
 
 def _plain(source: _Source, name: str, target: str, rows: _Rows) -> RDMs:
     array = source.arrays[name]
-    ids = rows.ids(source.text, array.shape[-1])
+    ids = rows.ids(source.text, array.shape[-1]) if source.ids is None else _inside(source, name, rows)
     return checked_rdms(array, ids, target=target, where=f"{name} in {str(source.path)!r}", missing=True)
+
+
+def _inside(source: _Source, name: str, rows: _Rows) -> list[str]:
+    """Return the ids that a file has beside its RDMs; rows in another order must not be taken as sorted."""
+    rows.require_none(source.text)
+    ids, n_rows = source.ids or [], source.arrays[name].shape[-1]
+    if len(ids) != n_rows:
+        raise DatasetError(
+            f"{source.path.name!r} has {len(ids)} ids inside, and {name} has {n_rows} rows; there must be one id per "
+            "row."
+        )
+    if len(set(ids)) < len(ids):
+        twice = next(name for place, name in enumerate(ids) if name in ids[:place])
+        raise DatasetError(
+            f"{source.path.name!r} has the id {twice!r} more than once; every row needs its own."
+        )
+    return ids
 
 
 def _stacked(parts: Sequence[RDMs]) -> RDMs:

@@ -32,7 +32,8 @@ Numbers come from ``.npy``, ``.npz[:NAME]``, ``.csv`` (a header; a column ``id``
 (needs the extra ``netcdf``) or ``.h5:DATASET``. Pickles are never loaded.
 
 RDMs are given instead of responses, targets and ceilings. Rows and columns are joined to images as rows of
-responses are, by ``ids`` or ``rows``; a file of `featpipe.rsa.save_rdms` has its ids inside, which count::
+responses are, by ``ids`` or ``rows``; an array ``ids`` beside them in the file, as `featpipe.rsa.save_rdms` writes
+it, says what the rows are and needs neither::
 
     rdms = "rdms.npz"                 # .npz, .mat or .npy, of which :NAME chooses one array
 

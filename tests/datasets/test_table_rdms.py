@@ -50,6 +50,29 @@ def test_folder_joins_rows_in_natural_order(folder, values):
     assert load_stimuli(f"table:{folder}").digest == dataset.stimuli.digest
 
 
+@pytest.mark.parametrize("form", ["v5", "npz"])
+def test_ids_beside_rdms_count_rather_than_the_order_of_rows(folder, values, form, rng):
+    order = rng.permutation(N)
+    shuffled = values[:, order][:, :, order]
+    save_targets(folder / "rdms", {"IT_RDMs": shuffled, "ids": np.array(IDS)[order]}, form)
+    dataset = load_dataset(f"table:{folder}")
+    np.testing.assert_array_equal(dataset.rdms.take(IDS).values, values)
+
+
+@pytest.mark.parametrize(
+    ("ids", "match"),
+    [
+        (IDS[:-1], "has 11 ids inside, and IT_RDMs has 12 rows"),
+        ([*IDS[:-1], IDS[0]], "has the id 'image_0' more than once"),
+        ([f"other_{number}" for number in range(N)], "other_0"),
+    ],
+)
+def test_ids_beside_rdms_that_fit_no_images_are_refused(folder, values, ids, match):
+    np.savez(folder / "rdms.npz", IT_RDMs=values, ids=np.array(ids))
+    with pytest.raises(DatasetError, match=match):
+        load_dataset(f"table:{folder}")
+
+
 @pytest.mark.parametrize("form", ["v5", "v7.3", "npz"])
 def test_arrays_of_a_file_are_targets_by_name(folder, values, form):
     arrays = {"EVC_RDMs": values, "MEG_RDMs_late": values[::-1] * 2, "V4_RDMs": values[:1]}
