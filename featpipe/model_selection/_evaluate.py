@@ -54,7 +54,7 @@ def evaluate(
     Y,
     *,
     cv=5,
-    scoring=("pearson_r", "r2"),
+    scoring=None,
     groups=None,
     sample_weight=None,
     weight_scores=False,
@@ -78,7 +78,9 @@ def evaluate(
         Responses, NaN where a trial is missing; or any object with ``len`` and ``Y[rows, ...]``.
     cv : int, {"group", "set"}, splitter or iterable of (train, test)
         Outer folds, see `make_cv`.
-    scoring : str, sequence of str, or mapping of names to functions, see `get_metrics`
+    scoring : str, sequence of str, or mapping of names to functions, optional
+        See `get_metrics`. "pearson_r" and "r2" of responses, "rdm_rho", "rdm_r2" and "rdm_percent" of RDMs by
+        default.
     groups : array of shape (n_stimuli,), optional
         Never split, neither by an outer int nor by inner splitters that take groups.
     sample_weight : array of shape (n_stimuli,), optional
@@ -118,7 +120,7 @@ def evaluate(
         pipeline=fitted,
         wanted=wanted,
         weight=np.asarray(sample_weight) if weight_scores and sample_weight is not None else None,
-        metrics=get_metrics(scoring),
+        metrics=get_metrics(scoring, rdms=isinstance(Y, RDMs) if isinstance(Y, RDMs | np.ndarray) else None),
         keep=(return_predictions, return_estimators),
         parent=os.getpid(),
         threads=max(1, joblib.cpu_count() // workers),

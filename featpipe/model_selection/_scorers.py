@@ -32,6 +32,8 @@ def mean_rdm_rho(y_true, y_pred) -> float:
     return float(np.nanmean(rdm_rho(y_true, y_pred)))
 
 
+_USUAL = ("pearson_r", "r2")
+_USUAL_OF_RDMS = ("rdm_rho", "rdm_r2", "rdm_percent")
 _MEANS = {"pearson_r": mean_pearson_r, "r2": mean_r2, "rdm_rho": mean_rdm_rho}
 
 
@@ -110,17 +112,24 @@ def get_scorer(scoring):
     return sklearn_scorer(scoring)
 
 
-def get_metrics(scoring: str | Sequence[str] | Mapping[str, Metric]) -> dict[str, Metric]:
+def get_metrics(
+    scoring: str | Sequence[str] | Mapping[str, Metric] | None, *, rdms: bool | None = None
+) -> dict[str, Metric]:
     """Return functions ``(y_true, y_pred, sample_weight=None) -> (n_targets,)`` by name.
 
     Parameters
     ----------
     scoring : name, sequence of names, or mapping of names to functions
-        Names are "pearson_r" and "r2" for responses, those of `featpipe.rsa.RDM_METRICS` for RDMs.
+        Names are "pearson_r" and "r2" for responses, those of `featpipe.rsa.RDM_METRICS` for RDMs. None takes
+        what is usual for what is scored.
+    rdms : bool, optional
+        Whether RDMs are scored; metrics of the other kind are then unknown. Metrics of both by default.
     """
     if isinstance(scoring, Mapping):
         return dict(scoring)
-    known = _known()
+    known = _known(rdms)
+    if scoring is None:
+        scoring = _USUAL_OF_RDMS if rdms else _USUAL
     names = [scoring] if isinstance(scoring, str) else list(scoring)
     unknown = [name for name in names if name not in known]
     if unknown or not names:
@@ -132,9 +141,11 @@ def get_metrics(scoring: str | Sequence[str] | Mapping[str, Metric]) -> dict[str
     return {name: known[name] for name in names}
 
 
-def _known() -> dict[str, Metric]:
+def _known(rdms: bool | None) -> dict[str, Metric]:
+    if rdms is False:
+        return dict(METRICS)
     try:
         from featpipe.rsa import RDM_METRICS
     except ImportError:
         return dict(METRICS)
-    return {**METRICS, **RDM_METRICS}
+    return dict(RDM_METRICS) if rdms else {**METRICS, **RDM_METRICS}

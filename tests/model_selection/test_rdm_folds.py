@@ -62,6 +62,16 @@ def planted(rng):
     return ids, table, concat(parts)
 
 
+def test_rdms_are_scored_by_metrics_of_rdms(planted):
+    ids, table, y = planted
+    found = evaluate(make_pipeline(Distances(table)), ids, y, cv="set")
+    assert list(found.scores) == ["rdm_rho", "rdm_r2", "rdm_percent"]
+    with pytest.raises(RequestError, match=r"Unknown metric 'pearson_r'\. Choose from rdm_rho"):
+        evaluate(make_pipeline(Distances(table)), ids, y, cv="set", scoring="pearson_r")
+    with pytest.raises(RequestError, match=r"Unknown metric 'rdm_rho'\. Choose from pearson_r"):
+        evaluate(make_pipeline(Distances(table)), ids, np.zeros((len(ids), 2)), cv="set", scoring="rdm_rho")
+
+
 def test_every_fold_has_its_share_of_every_set(planted):
     ids = planted[0]
     with pytest.warns(UserWarning, match="only 15 stimuli in a fold"):
