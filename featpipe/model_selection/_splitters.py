@@ -183,7 +183,7 @@ def _sets(ids) -> np.ndarray:
     if bad := [name for name in names if "/" not in name]:
         raise RequestError(
             f"Folds 'set' need ids written SET/NAME, got {str(bad[0])!r}. Join sets under such ids, or choose "
-            "another kind of folds."
+            "a number of folds: cv=5, or --cv 5."
         )
     return np.array([name.partition("/")[0] for name in names])
 
@@ -191,5 +191,8 @@ def _sets(ids) -> np.ndarray:
 def _leave_one_out(labels, what: str) -> list[tuple[np.ndarray, np.ndarray]]:
     found = np.unique(np.asarray([] if labels is None else labels))
     if len(found) < 2:
-        raise RequestError(f"Leaving one {what} out needs at least two of them, got {len(found)}.")
+        raise RequestError(
+            f"Leaving one {what} out needs at least two of them, got {len(found)}. Choose a number of folds: "
+            "cv=5, or --cv 5."
+        )
     return list(LeaveOneGroupOut().split(np.empty(len(labels)), groups=np.asarray(labels)))
