@@ -148,8 +148,10 @@ class RDMs:
 
     # Selections
 
-    def select(self, *, targets: Sequence[str] | None = None, subjects: Sequence[str] | None = None) -> Self:
-        """Keep the RDMs of some targets and subjects, in the order they are in."""
+    def select(
+        self, *, targets: str | Sequence[str] | None = None, subjects: str | Sequence[str] | None = None
+    ) -> Self:
+        """Keep the RDMs of some targets and subjects, in the order they are in; a str is one of them."""
         keep = np.ones(self.n_rdms, dtype=bool)
         for name, labels, wanted in (
             ("target", self.targets, targets),
@@ -157,6 +159,7 @@ class RDMs:
         ):
             if wanted is None:
                 continue
+            wanted = [wanted] if isinstance(wanted, str) else wanted
             if unknown := [w for w in wanted if w not in labels]:
                 raise RequestError(
                     f"There is no {name} {unknown[0]!r} among these RDMs, only {', '.join(dict.fromkeys(labels))}."

@@ -148,6 +148,7 @@ def test_select_by_target_and_subject():
     assert rdms.target_names == ("EVC", "IT")
     assert (rdms.n_subjects, rdms.n_rdms, rdms.n_stimuli) == (2, 4, 4)
     np.testing.assert_array_equal(rdms.select(targets=["IT"], subjects=["b"]).values, rdms.values[3:])
+    np.testing.assert_array_equal(rdms.select(targets="IT", subjects="b").values, rdms.values[3:])
     with pytest.raises(RequestError, match="no target 'V4' among these RDMs, only EVC, IT"):
         rdms.select(targets=["V4"])
     with pytest.raises(RequestError, match="no subject 'c'"):
