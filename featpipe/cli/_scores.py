@@ -35,9 +35,12 @@ def show_rdm_summary(summary: dict[str, Any]) -> None:
     targets = summary["nulls"]["targets"]
     columns = [_rdm_column(summary, name, found) for name, found in targets.items()]
     rows = [[label, *(column[label] for column in columns)] for label in columns[0]]
-    show_table(["", *targets], rows, right=list(targets))
+    heads = [name or "RDMs" for name in targets]
+    show_table(["", *heads], rows, right=heads)
     folds = f"{summary['n_folds']} fold{'' if summary['n_folds'] == 1 else 's'}"
     say(f"{summary['n_stimuli']} stimuli, {summary['nulls']['n']} permutations, {folds}")
+    if summary["n_folds"] > 1:
+        say("The percent is the mean of those of each fold and stimulus set, not R² over the ceiling shown.")
     for name, found in (summary.get("official") or {}).get("sets", {}).items():
         for track, percent in found["tracks"].items():
             if percent["percent"] is None:  # only one of its targets was predicted

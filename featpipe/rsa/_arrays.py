@@ -41,10 +41,10 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         ".npz": _read_npz,
         ".npy": lambda file: {file.stem: np.load(file, allow_pickle=False)},
     }
-    if path.suffix.lower() not in readers:
-        raise DatasetError(f"{path.name!r} is of no kind that RDMs are read from: {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise DatasetError(f"There is no file {str(path)!r}.")
+    if path.suffix.lower() not in readers:
+        raise DatasetError(f"{path.name!r} is of no kind that RDMs are read from: {', '.join(SUFFIXES)}.")
     try:
         return readers[path.suffix.lower()](path)
     except DatasetError:
