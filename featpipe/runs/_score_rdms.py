@@ -56,7 +56,12 @@ def score_rdms(
             refuse_seen(dataset, np.isin(dataset.ids, ids[found.in_training]), "the run that made them")
         predictions = {name: _joined(name, matrix, ids, dataset) for name, matrix in found.rdms.items()}
     if target is not None:
-        predictions = {name: rdms for name, rdms in predictions.items() if name == target}
+        if target not in predictions:
+            raise RequestError(
+                f"The predictions are of {', '.join(predictions) or 'nothing'}, not of --target {target}. Name one "
+                "that they are of."
+            )
+        predictions = {target: predictions[target]}
     return _scores(dataset, predictions)
 
 
