@@ -71,7 +71,7 @@ def hold_out_stimuli(
         count = max(_FEWEST, round(fraction * len(own)))
         if len(own) - count < _FEWEST:
             raise RequestError(
-                f"Stimulus set {stimulus_set!r} has {len(own)} stimuli, and holding out {count} leaves "
+                f"Stimulus set {str(stimulus_set)!r} has {len(own)} stimuli, and holding out {count} leaves "
                 f"{len(own) - count} to fit on; both need {_FEWEST}. Use a smaller validation_fraction, or "
                 "validation=None."
             )
