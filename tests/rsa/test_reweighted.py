@@ -130,7 +130,7 @@ def test_non_negative_ridge_equals_nnls_on_the_augmented_system(rng):
     for place, penalty in enumerate(penalties):
         augmented = np.vstack([Z, np.sqrt(penalty) * np.eye(12)])
         expected, _ = nnls(augmented, np.concatenate([y, np.zeros(12)]))
-        np.testing.assert_allclose(weights[:, place], expected, atol=1e-6)
+        np.testing.assert_allclose(weights[:, place], expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("form", ["squared", "correlation"])
