@@ -3,9 +3,10 @@ r"""Weights on the RDMs of single channels and on directions in the deep layers,
     featpipe extract --model timm:resnet50 --layers 'layer[1-4].*' --preprocess whole --images algonauts2019:DIR
     featpipe fit feature_reweighted_rsa --data algonauts2019:DIR --target EVC --out run
 
-Every layer that is named in the cache's only network takes part; name some with --set features__layers=…. Penalties,
-and the shares of channels and directions, are chosen on inner held-out stimuli. fMRI is fitted together with the MEG
-window that it goes with; --set rsa__train_on='["EVC"]' leaves MEG out.
+Every cached layer of the only network takes part; name some with --set features__layers=… and deep ones for the
+directions with --set rsa__metric_layers=…. Penalties are chosen on inner held-out stimuli of the scored target. fMRI is
+fitted together with the MEG window that it goes with; --set rsa__train_on='["EVC"]' leaves MEG out. IT has weights on
+directions alone, which generalised better between image sets. feature_reweighted_rsa_two_networks takes two networks.
 
 Other forms: --set rsa__predictors=channel, --set rsa__form=correlation, --set rsa__signed=false (non-negative),
 --set rsa__main_effects=features.
@@ -29,11 +30,20 @@ RECIPE = Recipe(
     pipeline=Pipeline(
         [
             ("features", CachedFeatures(layers=["**"], output="blocks")),
-            ("rsa", FeatureReweightedRSA(predictors=["channel", "metric"])),
+            (
+                "rsa",
+                FeatureReweightedRSA(["channel", "metric"], shares=[(1, 1)], repeats=1, random_state=0),
+            ),
         ]
     ),
     per_target={
-        "EVC": {"rsa__train_on": ["EVC", "MEG-early"]},
-        "IT": {"rsa__train_on": ["IT", "MEG-late"]},
+        "EVC": {"rsa__train_on": ["EVC", "MEG-early"], "rsa__select_on": "EVC"},
+        "IT": {
+            "rsa__train_on": ["IT", "MEG-late"],
+            "rsa__select_on": "IT",
+            "rsa__predictors": "metric",
+            "rsa__shares": None,
+            "rsa__repeats": 3,
+        },
     },
 )

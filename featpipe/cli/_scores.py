@@ -67,6 +67,7 @@ def _rdm_column(summary: dict[str, Any], name: str, found: dict[str, Any]) -> di
         "  random main effects: mean, 95th": (
             f"{_number(effects['percent_mean'], 2)}, {_number(effects['percent_p95'], 2)}"
         ),
+        "  p of R² (random main effects)": _number(effects["p"]),
         "without main effects: rho, R²": f"{_number(centred)}, {_number(centred_r2)}",
     }
 

@@ -79,6 +79,13 @@ def _check_matrix(matrix: np.ndarray, where: str, *, missing: bool) -> None:
             f"{where} holds {matrix[row, column]} for the pair {row}, {column} (rows from 0), one of "
             f"{bad.sum()} such values; every pair needs a finite dissimilarity. The file may be damaged."
         )
+    others = matrix[off & ~np.isnan(matrix)]
+    diagonal = np.diag(matrix)
+    if len(others) and np.isfinite(diagonal).all() and np.median(diagonal) > np.median(others):
+        raise DatasetError(
+            f"{where} has {np.median(diagonal):g} on its diagonal, above most other values (median "
+            f"{np.median(others):g}): it looks like similarities. An RDM is 0 there; give 1 - r, for instance."
+        )
     known = np.where(off & ~np.isnan(matrix), matrix, 0)
     apart = np.abs(known - known.T)
     if apart.max(initial=0) > _ASYMMETRY * np.abs(known).max(initial=0):

@@ -12,7 +12,7 @@ from featpipe.errors import RequestError
 from featpipe.model_selection._scorers import mean_over_folds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """Scores on held-out stimuli.
 
@@ -45,6 +45,10 @@ class Evaluation:
     predictions: Any = None
     estimators: tuple[Any, ...] | None = field(default=None, repr=False)
     chosen: tuple[dict[str, Any], ...] | None = None
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{metric} {self.overall(metric):.4f}" for metric in self.scores)
+        return f"Evaluation({self.n_folds} folds, {len(self.target_names)} targets; {means})"
 
     @property
     def n_folds(self) -> int:

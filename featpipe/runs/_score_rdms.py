@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ def score_rdms(
         predictions = {str(run.read_json("run.json")["data"]["target"]): predicted}
     else:
         found = read_challenge_rdms(source)
+        if found.ids is None:
+            warnings.warn(
+                f"{source} holds no ids: its rows are taken in the natural order of the images of {dataset.name!r}, "
+                f"first {str(dataset.ids[0])!r}, last {str(dataset.ids[-1])!r}.",
+                UserWarning,
+                stacklevel=2,
+            )
         ids = None if found.ids is None else _full_ids(found.ids, dataset)
         if ids is not None and found.in_training is not None:
             refuse_seen(dataset, np.isin(dataset.ids, ids[found.in_training]), "the run that made them")

@@ -377,3 +377,13 @@ def test_real_rdms_give_the_official_ceilings(real_data, name, target, ceiling):
     mean = rdms.mean().upper()[0]
     found = np.mean([spearmanr(subject, mean).statistic ** 2 for subject in rdms.upper()])
     assert round(found, 4) == ceiling
+
+
+def test_similarities_are_no_dissimilarities(tmp_path):
+    make_algonauts2019(tmp_path, sets={"92": 12}, form="npz", n_times=None)
+    file = tmp_path / "Training_Data" / "92_Image_Set" / "target_fmri.npz"
+    with np.load(file) as saved:
+        arrays = {name: 1 - values for name, values in saved.items()}
+    np.savez(file, **arrays)
+    with pytest.raises(DatasetError, match=r"has 1 on its diagonal, above most .* looks like similarities"):
+        load_dataset(f"algonauts2019:{tmp_path}")

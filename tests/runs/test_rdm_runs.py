@@ -147,7 +147,7 @@ def test_training_images_predicted_from_their_folder_are_not_scored(place, capsy
     assert "24 of 24 images were in the training set" in capsys.readouterr().err
 
 
-def test_a_submission_holds_both_regions_of_the_track(place):
+def test_a_submission_holds_both_regions_of_the_track(place, capsys):
     words = "--challenge algonauts2019 --images algonauts2019:data --split test --out submit_fmri.zip --trust"
     assert run(f"submit it evc {words}") == 0
     with zipfile.ZipFile("submit_fmri.zip") as archive:
@@ -156,6 +156,7 @@ def test_a_submission_holds_both_regions_of_the_track(place):
     found = scipy.io.loadmat("handed-in/submit_fmri.mat")
     assert found["EVC_RDMs"].shape == found["IT_RDMs"].shape == (9, 9)
     assert run("score submit_fmri.zip --data algonauts2019:data --json") == 0
+    assert "holds no ids: its rows are taken in the natural order" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["gaziv2019_channel_mask", "feature_reweighted_rsa"])
