@@ -19,7 +19,10 @@ from featpipe.runs import RunFolder
 from featpipe.runs._tasks import RDMTask
 from featpipe.testing import make_algonauts2019
 
-pytestmark = pytest.mark.filterwarnings("ignore:With .* folds one stimulus set has only")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:With .* folds one stimulus set has only"),
+    pytest.mark.filterwarnings("always:.* holds no ids"),  # the command line prints it
+]
 
 NET = """
 import torch
