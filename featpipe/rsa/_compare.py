@@ -6,17 +6,18 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from featpipe.errors import RequestError
 from featpipe.rsa._rdms import RDMs
 from featpipe.rsa._scores import check_is_rdms, known_mean
 from featpipe.rsa._similarity import comparison_with, find_method
 
-_CHUNK_VALUES = 1 << 17  # dissimilarities of models compared at a time, by each thread
+_CHUNK_VALUES = 1 << 18  # dissimilarities of models compared at a time, by each thread
 
 
 def compare(models: RDMs, data: RDMs, method: str = "spearman") -> np.ndarray:
@@ -95,7 +96,8 @@ def _of_set(models: RDMs, data: RDMs, rows: np.ndarray, method: str) -> np.ndarr
     pairs = first * len(data) + second
     step = max(1, _CHUNK_VALUES // max(1, len(pairs)))
     chunks = [flat[start : start + step] for start in range(0, models.n_rdms, step)]
-    return np.concatenate(_mapped(lambda chunk: against(chunk.take(pairs, axis=1)), chunks))
+    # "clip" spares a check of every index, and all of them exist
+    return np.concatenate(_mapped(lambda chunk: against(chunk.take(pairs, axis=1, mode="clip")), chunks))
 
 
 def _mapped(function: Callable[[np.ndarray], np.ndarray], chunks: list[np.ndarray]) -> list[np.ndarray]:
@@ -104,8 +106,14 @@ def _mapped(function: Callable[[np.ndarray], np.ndarray], chunks: list[np.ndarra
     if cores == 1 or len(chunks) < 2 * cores:
         return [function(chunk) for chunk in chunks]
     # a product of matrices in every thread, each on all cores, would take many times as long
-    with threadpool_limits(1), ThreadPoolExecutor(cores) as threads:
+    with _libraries().limit(limits=1), ThreadPoolExecutor(cores) as threads:
         return list(threads.map(function, chunks))
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    """Return what limits the threads of BLAS; to find its libraries takes as long as ranking a hundred RDMs."""
+    return ThreadpoolController()
 
 
 def _named(rdms: RDMs) -> dict[str, np.ndarray]:

@@ -50,9 +50,10 @@ def _placed(vectors: np.ndarray, ramp: np.ndarray, of_tied: Callable[[np.ndarray
     n_rows, m = vectors.shape
     placed = np.empty((n_rows, m))
     step = max(1, _CHUNK_VALUES // max(1, m))
+    scratch = np.empty((min(step, n_rows), m), dtype=np.int64)  # memory that is new for every part costs more
     for start in range(0, n_rows if m else 0, step):
         part = vectors[start : start + step]
-        order, unsure = _order(part)
+        order, unsure = _order(part, scratch[: len(part)])
         for row, places in enumerate(order):
             placed[start + row][places] = ramp
         for tied in (np.flatnonzero(unsure) + start).tolist():
@@ -60,8 +61,8 @@ def _placed(vectors: np.ndarray, ramp: np.ndarray, of_tied: Callable[[np.ndarray
     return placed
 
 
-def _order(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ascending order of each row, and which rows may have ties.
+def _order(vectors: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ascending order of each row, and which rows may have ties; `keys` is written over.
 
     Sorting whole numbers that hold a value's leading bits and its position is several times as fast as
     `argsort`. Rows in which two values share their leading bits may be in the wrong order; they count as tied.
@@ -72,14 +73,19 @@ def _order(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         ordered = np.take_along_axis(vectors, order, axis=1)
         return order, (ordered[:, 1:] == ordered[:, :-1]).any(axis=1) | is_flat(vectors)
     position = (1 << bits) - 1
-    keys = _ordered_integers(vectors) & ~position
+    np.bitwise_and(_ordered_integers(vectors), ~position, out=keys)
     keys |= np.arange(vectors.shape[1])
     keys.sort(axis=1)
-    differing = (keys[:, 1:] ^ keys[:, :-1]).view(np.uint64)  # unsigned: signs may differ
-    unsure = (differing <= position).any(axis=1)
+    unsure = np.array([_close(row, position) for row in keys], dtype=bool)
     keys &= position
     ends = vectors[np.arange(len(vectors))[:, None], keys[:, [0, -1]]]
     return keys, unsure | _flat_between(ends[:, 0], ends[:, 1])
+
+
+def _close(keys: np.ndarray, position: int) -> bool:
+    """Say whether two sorted keys differ in their position alone."""
+    differing = (keys[1:] ^ keys[:-1]).view(np.uint64)  # unsigned: signs may differ
+    return bool(len(differing) and differing.min() <= position)
 
 
 def _ordered_integers(vectors: np.ndarray) -> np.ndarray:
