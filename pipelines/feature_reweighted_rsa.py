@@ -17,6 +17,8 @@ from sklearn.pipeline import Pipeline
 from featpipe import CachedFeatures, FeatureReweightedRSA
 from featpipe.recipes import Recipe
 
+_LATE = {"rsa__predictors": "metric", "rsa__shares": None, "rsa__repeats": 3}
+
 RECIPE = Recipe(
     summary="Ridge weights on the RDMs of channels and of directions in feature space, fMRI and MEG together",
     citation=(
@@ -38,12 +40,8 @@ RECIPE = Recipe(
     ),
     per_target={
         "EVC": {"rsa__train_on": ["EVC", "MEG-early"], "rsa__select_on": "EVC"},
-        "IT": {
-            "rsa__train_on": ["IT", "MEG-late"],
-            "rsa__select_on": "IT",
-            "rsa__predictors": "metric",
-            "rsa__shares": None,
-            "rsa__repeats": 3,
-        },
+        "IT": {"rsa__train_on": ["IT", "MEG-late"], "rsa__select_on": "IT", **_LATE},
+        "MEG-early": {"rsa__train_on": ["EVC", "MEG-early"], "rsa__select_on": "MEG-early"},
+        "MEG-late": {"rsa__train_on": ["IT", "MEG-late"], "rsa__select_on": "MEG-late", **_LATE},
     },
 )

@@ -19,6 +19,8 @@ from featpipe.recipes import Recipe
 
 _DEEP = ["mobilenet:blocks.[456].*", "mobilenet:bn2", "squeezenet:features.9", "squeezenet:features.1[012]"]
 
+_LATE = {"rsa__predictors": "metric", "rsa__shares": None, "rsa__repeats": 3}
+
 RECIPE = Recipe(
     summary="Feature-reweighted RSA on the channels and deep directions of two networks, fMRI and MEG together",
     citation=(
@@ -66,12 +68,8 @@ RECIPE = Recipe(
     ),
     per_target={
         "EVC": {"rsa__train_on": ["EVC", "MEG-early"], "rsa__select_on": "EVC"},
-        "IT": {
-            "rsa__train_on": ["IT", "MEG-late"],
-            "rsa__select_on": "IT",
-            "rsa__predictors": "metric",
-            "rsa__shares": None,
-            "rsa__repeats": 3,
-        },
+        "IT": {"rsa__train_on": ["IT", "MEG-late"], "rsa__select_on": "IT", **_LATE},
+        "MEG-early": {"rsa__train_on": ["EVC", "MEG-early"], "rsa__select_on": "MEG-early"},
+        "MEG-late": {"rsa__train_on": ["IT", "MEG-late"], "rsa__select_on": "MEG-late", **_LATE},
     },
 )

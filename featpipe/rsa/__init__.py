@@ -10,7 +10,6 @@ from featpipe.rsa._challenge import (
     write_challenge_rdms,
     write_submission,
 )
-from featpipe.rsa._channel_mask import ChannelMask
 from featpipe.rsa._compare import compare, second_order
 from featpipe.rsa._crossnobis import crossnobis
 from featpipe.rsa._distances import METRICS, rdm
@@ -18,14 +17,12 @@ from featpipe.rsa._exchange import from_rsatoolbox, load_rdms, save_rdms, to_rsa
 from featpipe.rsa._feature_rdm import FeatureRDM
 from featpipe.rsa._inference import CORRECTIONS, correct_p, noise_ceilings, official_noise_ceilings
 from featpipe.rsa._joining import concat, stack
-from featpipe.rsa._layer_weighted import LayerWeightedRSA
 from featpipe.rsa._main_effects import main_effects, remove_main_effects, without_main_effects
 from featpipe.rsa._model_comparison import OVER, ModelComparison, compare_models
 from featpipe.rsa._noise import noise_precision
 from featpipe.rsa._nulls import interval_of_rho, main_effect_null, permutation_null, rdm_nulls_summary
 from featpipe.rsa._permuted_models import permuted_p
 from featpipe.rsa._rdms import RDMs, stimulus_sets
-from featpipe.rsa._reweighted import FeatureReweightedRSA
 from featpipe.rsa._scores import (
     RDM_METRICS,
     measured_labels,
@@ -38,9 +35,12 @@ from featpipe.rsa._scores import (
     rdm_rho_centred,
 )
 from featpipe.rsa._similarity import METHODS
-from featpipe.rsa._stage_tuning import plot_stage_tuning
-from featpipe.rsa._statistics import ChannelStatistics, channel_statistics
 from featpipe.rsa._streamed import feature_rdms
+from featpipe.rsa.mask._channel_mask import ChannelMask
+from featpipe.rsa.mask._stage_tuning import plot_stage_tuning
+from featpipe.rsa.reweighted._feature_reweighted import FeatureReweightedRSA
+from featpipe.rsa.reweighted._layer_weighted import LayerWeightedRSA
+from featpipe.rsa.statistics._statistics import ChannelStatistics, channel_statistics
 
 __all__ = [
     "CORRECTIONS",

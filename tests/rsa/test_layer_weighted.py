@@ -10,9 +10,9 @@ from sklearn.base import clone
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.rsa import RDMs, feature_rdms, rdm_rho
-from featpipe.rsa._layer_weighted import LayerWeightedRSA
-from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._reweighted_target import pair_targets
+from featpipe.rsa.reweighted._layer_weighted import LayerWeightedRSA
+from featpipe.rsa.reweighted._target import pair_targets
+from featpipe.rsa.statistics._held import STATISTICS
 
 
 @pytest.fixture(autouse=True)

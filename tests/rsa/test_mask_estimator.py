@@ -18,11 +18,11 @@ from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.model_selection import evaluate
 from featpipe.rsa import RDMs, concat
-from featpipe.rsa._channel_mask import ChannelMask
-from featpipe.rsa._mask_apply import masked_blocks
-from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._mask_threads import n_blas_threads
-from featpipe.rsa._stage_tuning import plot_stage_tuning
+from featpipe.rsa.mask._apply import masked_blocks
+from featpipe.rsa.mask._channel_mask import ChannelMask
+from featpipe.rsa.mask._stage_tuning import plot_stage_tuning
+from featpipe.rsa.mask._threads import n_blas_threads
+from featpipe.rsa.statistics._held import STATISTICS
 
 SHAPES = [(6, 5, 5), (10, 3, 3), (8,)]
 QUICK = {"solver": "lbfgs", "loss": "squared", "random_state": 0}
@@ -296,7 +296,7 @@ def test_views_are_further_pairs(mask):
 
 
 def test_pairs_of_views_are_those_of_their_embeddings(mask):
-    from featpipe.rsa._mask_problem import assemble, pairs_within_sets
+    from featpipe.rsa.mask._problem import assemble, pairs_within_sets
 
     blocks = blocks_of(8, views=1)
     y = rdms_of(blocks, mask)
@@ -342,7 +342,7 @@ def test_it_is_cloned_pickled_saved_and_searched(mask):
     np.testing.assert_array_equal(copy.transform(blocks), fitted.transform(blocks))
     saved = skops.io.dumps(fitted)
     loaded = skops.io.loads(saved, trusted=skops.io.get_untrusted_types(data=saved))
-    assert skops.io.get_untrusted_types(data=saved) == ["featpipe.rsa._channel_mask.ChannelMask"]
+    assert skops.io.get_untrusted_types(data=saved) == ["featpipe.rsa.mask._channel_mask.ChannelMask"]
     np.testing.assert_array_equal(loaded.predict(blocks).values, fitted.predict(blocks).values)
     search = GridSearchCV(ChannelMask(**QUICK), {"shrinkage": [0.0, 1e6]}, cv=KFold(3)).fit(blocks, y)
     assert search.best_params_ == {"shrinkage": 0.0}

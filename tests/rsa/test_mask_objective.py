@@ -9,18 +9,18 @@ from scipy.optimize import approx_fprime, minimize
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.rsa import RDMs
-from featpipe.rsa._mask_features import feature_terms
-from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._mask_measured import Batch, Measured, gaussian_times, measured_pairs, reliability_weights
-from featpipe.rsa._mask_objective import (
+from featpipe.rsa.mask._features import feature_terms
+from featpipe.rsa.mask._measured import Batch, Measured, gaussian_times, measured_pairs, reliability_weights
+from featpipe.rsa.mask._objective import (
     LOSSES,
     least_scales,
     loss_of,
     objective,
     profile_lines,
 )
-from featpipe.rsa._mask_terms import pair_terms
-from featpipe.rsa._statistics import channel_statistics
+from featpipe.rsa.mask._terms import pair_terms
+from featpipe.rsa.statistics._held import STATISTICS
+from featpipe.rsa.statistics._statistics import channel_statistics
 
 N = 12
 SHAPES = [(4, 9, 8), (6, 2, 2), (5,)]

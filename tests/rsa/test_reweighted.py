@@ -17,10 +17,10 @@ from sklearn.model_selection import GridSearchCV, KFold
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.rsa import RDMs, channel_statistics, concat, rdm_rho
-from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._reweighted import FeatureReweightedRSA
-from featpipe.rsa._reweighted_solver import non_negative_ridge, ridge_path
-from featpipe.rsa._reweighted_target import inner_folds, pair_targets
+from featpipe.rsa.reweighted._feature_reweighted import FeatureReweightedRSA
+from featpipe.rsa.reweighted._solver import non_negative_ridge, ridge_path
+from featpipe.rsa.reweighted._target import inner_folds, pair_targets
+from featpipe.rsa.statistics._held import STATISTICS
 
 SHAPES = [(6, 4, 4), (5, 3, 3), (7,)]
 ONE = {"alphas": 0.1, "balance": False, "floor": 0.0}

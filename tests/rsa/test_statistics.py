@@ -7,9 +7,9 @@ import pytest
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
-from featpipe.rsa import _mask_held
-from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._statistics import channel_statistics
+from featpipe.rsa.statistics import _held
+from featpipe.rsa.statistics._held import STATISTICS
+from featpipe.rsa.statistics._statistics import channel_statistics
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_what_another_source_holds_is_not_grown(rng):
 
 
 def test_the_least_recently_used_are_dropped(rng):
-    cache = _mask_held.StatisticsCache(limit=3000)
+    cache = _held.StatisticsCache(limit=3000)
     for name in "abc":
         layers = [rng.standard_normal((6, 5, 2)).astype(np.float32)]
         blocks = blocks_of(layers, 6, name)
@@ -150,6 +150,6 @@ def test_stimuli_of_two_sets_are_refused(rng):
 
 
 def test_products_that_do_not_fit_are_refused_before_reading(rng, monkeypatch):
-    monkeypatch.setattr(_mask_held, "available_memory", lambda: 10_000)
+    monkeypatch.setattr(_held, "available_memory", lambda: 10_000)
     with pytest.raises(RequestError, match=r"need \d+ bytes .* but 10000 are available. Use fewer stimuli"):
         channel_statistics(blocks_of(three_layers(rng, 9), 9))

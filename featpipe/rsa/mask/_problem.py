@@ -10,13 +10,13 @@ import numpy as np
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.memory import available_memory
-from featpipe.rsa._mask_apply import channel_counts, coefficient_layers
-from featpipe.rsa._mask_features import FeatureTerms, feature_terms
-from featpipe.rsa._mask_measured import Measured, measured_pairs
-from featpipe.rsa._mask_terms import PairTerms, pair_terms
-from featpipe.rsa._mask_views import view_statistics
 from featpipe.rsa._rdms import RDMs, stimulus_sets
 from featpipe.rsa._scores import rdm_rho
+from featpipe.rsa.mask._apply import channel_counts, coefficient_layers
+from featpipe.rsa.mask._features import FeatureTerms, feature_terms
+from featpipe.rsa.mask._measured import Measured, measured_pairs
+from featpipe.rsa.mask._terms import PairTerms, pair_terms
+from featpipe.rsa.mask._views import view_statistics
 
 _FEWEST = (
     3  # stimuli of a set on either side of a split: fewer have no three pairs, the fewest that correlate

@@ -10,12 +10,12 @@ import numpy as np
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.memory import available_memory
-from featpipe.rsa._mask_held import STATISTICS
 from featpipe.rsa._rdms import stimulus_sets
-from featpipe.rsa._reweighted_columns import Columns
-from featpipe.rsa._reweighted_metric import channel_means
-from featpipe.rsa._reweighted_problem import Pairs
-from featpipe.rsa._stimulus_effects import EFFECTS, effect_names, stimulus_effects
+from featpipe.rsa.reweighted._columns import Columns
+from featpipe.rsa.reweighted._metric import channel_means
+from featpipe.rsa.reweighted._problem import Pairs
+from featpipe.rsa.reweighted._stimulus_effects import EFFECTS, effect_names, stimulus_effects
+from featpipe.rsa.statistics._held import STATISTICS
 
 
 @dataclass(frozen=True)

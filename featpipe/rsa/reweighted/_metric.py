@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
-from featpipe.rsa._mask_gram import as_channels, channel_sums
+from featpipe.rsa.statistics._gram import as_channels, channel_sums
 
 
 def channel_means(blocks: LayerBlocks) -> list[np.ndarray]:

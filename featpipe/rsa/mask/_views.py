@@ -9,7 +9,7 @@ import numpy as np
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
-from featpipe.rsa._statistics import ChannelStatistics, channel_statistics
+from featpipe.rsa.statistics._statistics import ChannelStatistics, channel_statistics
 
 
 def chosen_view_pairs(n_views: int, view_pairs: Any, rng: np.random.Generator) -> list[tuple[int, int]]:

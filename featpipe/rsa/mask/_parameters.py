@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import RequestError
-from featpipe.rsa._mask_apply import RESOLUTIONS
-from featpipe.rsa._mask_objective import LOSSES
+from featpipe.rsa.mask._apply import RESOLUTIONS
+from featpipe.rsa.mask._objective import LOSSES
 
 _CHOICES = {
     "resolution": RESOLUTIONS,

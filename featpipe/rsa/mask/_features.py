@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
-from featpipe.rsa._mask_terms import pearson
+from featpipe.rsa.mask._terms import pearson
 
 _COLUMNS = 1 << 16  # features at a time, beside one layer's rows of a batch
 

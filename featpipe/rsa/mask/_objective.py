@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.rsa._mask_features import FeatureTerms
-from featpipe.rsa._mask_measured import Batch
-from featpipe.rsa._mask_terms import PairTerms
+from featpipe.rsa.mask._features import FeatureTerms
+from featpipe.rsa.mask._measured import Batch
+from featpipe.rsa.mask._terms import PairTerms
 
 LOSSES = ("l1", "squared", "correlation")
 _FEWEST_PAIRS = 3  # below it a correlation says nothing

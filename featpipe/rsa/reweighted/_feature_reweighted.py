@@ -13,15 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.rsa._joining import concat
-from featpipe.rsa._mask_apply import channel_counts
 from featpipe.rsa._rdms import RDMs, stimulus_sets
-from featpipe.rsa._reweighted_columns import FORMS
-from featpipe.rsa._reweighted_layout import Layout, only
-from featpipe.rsa._reweighted_metric import Embedding, channel_means, squared_distances
-from featpipe.rsa._reweighted_problem import Ridge, Solution
-from featpipe.rsa._reweighted_search import best_of, candidates_of, fitted_pairs, search
-from featpipe.rsa._reweighted_target import as_names, inner_folds, target_weights
 from featpipe.rsa._scores import rdm_rho
+from featpipe.rsa.mask._apply import channel_counts
+from featpipe.rsa.reweighted._columns import FORMS
+from featpipe.rsa.reweighted._layout import Layout, only
+from featpipe.rsa.reweighted._metric import Embedding, channel_means, squared_distances
+from featpipe.rsa.reweighted._problem import Ridge, Solution
+from featpipe.rsa.reweighted._search import best_of, candidates_of, fitted_pairs, search
+from featpipe.rsa.reweighted._target import as_names, inner_folds, target_weights
 
 PREDICTORS = ("channel", "layer", "metric")
 ALPHAS = tuple(float(f"{alpha:.3g}") for alpha in np.logspace(-1.5, 3, 10))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from featpipe.rsa._statistics import ChannelStatistics
+from featpipe.rsa.statistics._statistics import ChannelStatistics
 
 _FAR = 25.0  # squared mean over variance from which float32 is to be spared the mean
 _FLOOR = 1e-10  # of the largest variance: below it one is rounding

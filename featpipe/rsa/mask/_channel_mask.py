@@ -11,16 +11,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
-from featpipe.rsa._mask_apply import (
+from featpipe.rsa._rdms import RDMs
+from featpipe.rsa._scores import rdm_rho
+from featpipe.rsa.mask._apply import (
     coefficient_layers,
     masked_blocks,
     mean_square,
     predict_rdm,
     predict_within_sets,
 )
-from featpipe.rsa._mask_objective import Lines
-from featpipe.rsa._mask_parameters import check_parameters
-from featpipe.rsa._mask_problem import (
+from featpipe.rsa.mask._objective import Lines
+from featpipe.rsa.mask._parameters import check_parameters
+from featpipe.rsa.mask._problem import (
     assemble,
     held_out_score,
     hold_out_stimuli,
@@ -28,12 +30,10 @@ from featpipe.rsa._mask_problem import (
     response_rdms,
     stimulus_folds,
 )
-from featpipe.rsa._mask_solvers import Problem, Watch, adam, lbfgs
-from featpipe.rsa._mask_threads import one_blas_thread
-from featpipe.rsa._mask_views import chosen_view_pairs
-from featpipe.rsa._rdms import RDMs
-from featpipe.rsa._scores import rdm_rho
-from featpipe.rsa._stage_tuning import stage_tuning
+from featpipe.rsa.mask._solvers import Problem, Watch, adam, lbfgs
+from featpipe.rsa.mask._stage_tuning import stage_tuning
+from featpipe.rsa.mask._threads import one_blas_thread
+from featpipe.rsa.mask._views import chosen_view_pairs
 
 Pairs = tuple[np.ndarray, np.ndarray]  # rows of the two stimuli
 

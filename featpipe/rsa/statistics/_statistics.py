@@ -9,8 +9,8 @@ import numpy as np
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
-from featpipe.rsa._mask_held import STATISTICS, HeldLayer
 from featpipe.rsa._rdms import stimulus_sets
+from featpipe.rsa.statistics._held import STATISTICS, HeldLayer
 
 _PIECE = 64  # pairs at a time, which some thousand channels keep in a processor's cache
 

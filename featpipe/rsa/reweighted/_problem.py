@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featpipe.rsa._reweighted_metric import Embedding, floored, laplacian, quadratic
-from featpipe.rsa._reweighted_solver import non_negative_ridge, ridge_path
+from featpipe.rsa.reweighted._metric import Embedding, floored, laplacian, quadratic
+from featpipe.rsa.reweighted._solver import non_negative_ridge, ridge_path
 
 _CHUNK = 256  # columns at a time
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
-from featpipe.rsa._mask_apply import channel_counts
-from featpipe.rsa._mask_gram import as_channels
-from featpipe.rsa._statistics import ChannelStatistics, channel_statistics
+from featpipe.rsa.mask._apply import channel_counts
+from featpipe.rsa.statistics._gram import as_channels
+from featpipe.rsa.statistics._statistics import ChannelStatistics, channel_statistics
 
 FORMS = ("squared", "correlation")
 

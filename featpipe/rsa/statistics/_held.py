@@ -11,7 +11,7 @@ import numpy as np
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.memory import available_memory, memory_sharers
-from featpipe.rsa._mask_gram import as_channels, centred_products, channel_sums
+from featpipe.rsa.statistics._gram import as_channels, centred_products, channel_sums
 
 _SHARE = 0.4  # of the memory that is available
 _WITNESSES = 3  # stimuli looked at again before statistics of an earlier call are used

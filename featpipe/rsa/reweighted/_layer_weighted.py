@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from featpipe.rsa._reweighted import ALPHAS, FeatureReweightedRSA
+from featpipe.rsa.reweighted._feature_reweighted import ALPHAS, FeatureReweightedRSA
 
 
 class LayerWeightedRSA(FeatureReweightedRSA):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
-from featpipe.rsa._mask_held import STATISTICS
-from featpipe.rsa._mask_terms import pair_terms
 from featpipe.rsa._rdms import RDMs, stimulus_sets
-from featpipe.rsa._statistics import channel_statistics
 from featpipe.rsa._streamed import feature_rdms
+from featpipe.rsa.mask._terms import pair_terms
+from featpipe.rsa.statistics._held import STATISTICS
+from featpipe.rsa.statistics._statistics import channel_statistics
 
 RESOLUTIONS = ("channel", "stage", "feature")
 

@@ -12,9 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from featpipe.errors import RequestError
 from featpipe.rsa._rdms import RDMs
-from featpipe.rsa._reweighted_problem import Pairs, Ridge
-from featpipe.rsa._reweighted_target import pair_targets
 from featpipe.rsa._scores import rdm_rho
+from featpipe.rsa.reweighted._problem import Pairs, Ridge
+from featpipe.rsa.reweighted._target import pair_targets
 
 Fold = tuple[np.ndarray, np.ndarray]  # rows of stimuli to fit, to score
 

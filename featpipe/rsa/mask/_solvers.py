@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 
-from featpipe.rsa._mask_features import FeatureTerms
-from featpipe.rsa._mask_measured import Measured
-from featpipe.rsa._mask_objective import Lines, least_scales, objective, profile_lines
-from featpipe.rsa._mask_terms import PairTerms
+from featpipe.rsa.mask._features import FeatureTerms
+from featpipe.rsa.mask._measured import Measured
+from featpipe.rsa.mask._objective import Lines, least_scales, objective, profile_lines
+from featpipe.rsa.mask._terms import PairTerms
 
 _DECAY = (0.9, 0.999)  # Adam's
 _EPSILON = 1e-8
