@@ -44,6 +44,7 @@ def score_rdms(
     trust: bool = False,
 ) -> dict[str, Any]:
     """Score a run folder, or a file of predicted RDMs, on measured RDMs; see `score`."""
+    has_ids = True
     if Path(source).is_dir():
         run = RunFolder.open(source)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
@@ -52,13 +53,7 @@ def score_rdms(
         predictions = {str(run.read_json("run.json")["data"]["target"]): predicted}
     else:
         found = read_challenge_rdms(source)
-        if found.ids is None:
-            warnings.warn(
-                f"{source} holds no ids: its rows are taken in the natural order of the images of {dataset.name!r}, "
-                f"first {str(dataset.ids[0])!r}, last {str(dataset.ids[-1])!r}.",
-                UserWarning,
-                stacklevel=2,
-            )
+        has_ids = found.ids is not None
         ids = None if found.ids is None else _full_ids(found.ids, dataset)
         if ids is not None and found.in_training is not None:
             refuse_seen(dataset, np.isin(dataset.ids, ids[found.in_training]), "the run that made them")
@@ -70,7 +65,15 @@ def score_rdms(
                 "that they are of."
             )
         predictions = {target: predictions[target]}
-    return _scores(dataset, predictions)
+    scores = _scores(dataset, predictions)
+    if not has_ids:
+        warnings.warn(
+            f"{source} holds no ids: its rows were taken in the natural order of the images of {dataset.name!r}, "
+            f"first {str(dataset.ids[0])!r}, last {str(dataset.ids[-1])!r}.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return scores
 
 
 def _joined(name: str, matrix: np.ndarray, ids: np.ndarray | None, dataset: RDMDataset) -> RDMs:

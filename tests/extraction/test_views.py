@@ -268,7 +268,7 @@ RECIPE = Recipe("Views.", "Nobody (2026), section 1.", Pipeline([("features", fe
 def test_a_recipe_says_which_views_it_needs(cache, stimuli, tmp_path, tiny_backbone):
     (tmp_path / "seen.py").write_text(RECIPE.format(model=tiny_backbone))
     recipe = load_recipe(str(tmp_path / "seen.py"))
-    done = extract(recipe.order(trust=True), stimuli, cache)
+    done = extract(recipe.orders(trust=True)[0], stimuli, cache)
     assert [t.spec.view for t in done.targets] == [0, 1, 2]
     features = recipe.pipeline.named_steps["features"].set_params(cache=cache.root)
     blocks = features.fit_transform(stimuli.ids)

@@ -159,7 +159,7 @@ def test_a_submission_holds_both_regions_of_the_track(place, capsys):
     found = scipy.io.loadmat("handed-in/submit_fmri.mat")
     assert found["EVC_RDMs"].shape == found["IT_RDMs"].shape == (9, 9)
     assert run("score submit_fmri.zip --data algonauts2019:data --json") == 0
-    assert "holds no ids: its rows are taken in the natural order" in capsys.readouterr().err
+    assert "holds no ids: its rows were taken in the natural order" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", ["gaziv2019_channel_mask", "feature_reweighted_rsa"])
