@@ -176,6 +176,11 @@ def submit(
     ------
     RecipeError
         The runs are not one per target of a track.
+
+    Warns
+    -----
+    UserWarning
+        When a run was fitted on some of the images.
     """
     folders = {_target_of(run): run for run in map(RunFolder.open, runs)}
     track = next((name for name, targets in TRACKS.items() if folders.keys() == set(targets)), None)
@@ -187,6 +192,7 @@ def submit(
     ordered = stimuli.select(list(natsort.natsorted(stimuli.ids)))
     rdms = {}
     for target in TRACKS[track]:
+        _warn_of_training_images(folders[target], ordered)
         predicted = predict(
             folders[target], ordered, cache=cache, means=means, progress=progress, trust=trust
         )
@@ -194,6 +200,17 @@ def submit(
         rdms[target] = predicted.values[0]
     write_submission(out, track, rdms)
     return track
+
+
+def _warn_of_training_images(run: RunFolder, stimuli: StimulusSet) -> None:
+    seen = run.trained_on(stimuli.sha256)
+    if seen.any():
+        warnings.warn(
+            f"{seen.sum()} of {len(seen)} images were in the training set of {run.path}, first "
+            f"{stimuli.ids[int(seen.argmax())]!r}. A challenge is about images that were never seen: check --images.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _target_of(run: RunFolder) -> str:

@@ -162,6 +162,13 @@ def test_a_submission_holds_both_regions_of_the_track(place, capsys):
     assert "holds no ids: its rows were taken in the natural order" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("always:.* images were in the training set")
+def test_training_images_in_a_submission_are_pointed_out(place, capsys):
+    words = "--challenge algonauts2019 --images algonauts2019:data --out seen.zip --trust"
+    assert run(f"submit it evc {words}") == 0
+    assert "50 of 50 images were in the training set of evc, first '92/image_01'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("recipe", ["gaziv2019_channel_mask", "feature_reweighted_rsa"])
 def test_fitted_recipes_predict_what_their_pipeline_predicts(place, recipe, tmp_path):
     more = "--set mask__epochs=1" if recipe.startswith("gaziv") else ""
