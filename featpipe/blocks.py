@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import RequestError
+from featpipe.spec import match_names
 
 
 class LayerBlocks:
@@ -143,6 +144,42 @@ class LayerBlocks:
             views=[view[rows] for view in self.views],
             images=self.images,
         )
+
+    def select(self, layers: Sequence[str]) -> LayerBlocks:
+        """Return the same stimuli, also in the views, in some of the layers.
+
+        Parameters
+        ----------
+        layers : str or sequence of str
+            Labels, or globs as in ``featpipe extract --layers``. Layers keep the order that they have here.
+
+        Raises
+        ------
+        RequestError
+            A label that matches nothing.
+        """
+        patterns = [layers] if isinstance(layers, str) else list(layers)
+        for pattern in patterns:
+            if not match_names(pattern, self.names):
+                raise RequestError(f"There is no layer {pattern!r} here, only {', '.join(self.names)}.")
+        wanted = {name for pattern in patterns for name in match_names(pattern, self.names)}
+        keep = [position for position, name in enumerate(self.names) if name in wanted]
+        places = [(self, position) for position in keep]
+        return LayerBlocks(
+            self.ids,
+            names=[self.names[position] for position in keep],
+            shapes=[self.shapes[position] for position in keep],
+            dims=[self.dims[position] for position in keep],
+            digests=[self.digests[position] for position in keep],
+            read=lambda layer, ids: self._read(keep[layer], ids),
+            stream=lambda layer, ids: self._stream(keep[layer], ids),
+            images=_images_of(places),
+            views=[view.select(layers) for view in self.views],
+        )
+
+    def read(self, layer: int, ids: np.ndarray) -> np.ndarray:
+        """Read any stimuli that the source of these knows: ndarray of shape (len(ids), *shape), float32."""
+        return self._read(layer, ids)
 
     def block(self, layer: str | int) -> np.ndarray:
         """Read one layer: ndarray of shape (n_stimuli, *shape), float32."""

@@ -1,9 +1,61 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and what it keeps there."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+_SHARE = 0.4  # of the memory that is available
+
+
+class HeldInMemory:
+    """What a process computes or reads once, the least recently used dropped beyond a limit of bytes.
+
+    Values have ``nbytes``. Folds, candidates and regions ask for the same again and again, and scikit-learn
+    clones whatever else could hold it.
+
+    Parameters
+    ----------
+    limit : int, optional
+        Bytes. By default 40 % of the memory that is available when first asked, divided by the number of
+        processors in a worker process.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._held: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
+
+    @property
+    def limit(self) -> int:
+        """Bytes that may be held."""
+        if self._limit is None:
+            self._limit = int(available_memory() * _SHARE) // memory_sharers()
+        return self._limit
+
+    @limit.setter
+    def limit(self, value: int) -> None:
+        with self._lock:
+            self._limit = value
+            self._drop()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return sum(value.nbytes for value in self._held.values())
+
+    def clear(self) -> None:
+        """Hold nothing."""
+        with self._lock:
+            self._held.clear()
+
+    def _drop(self) -> None:
+        while self._held and self._limit is not None and self.nbytes > self._limit:
+            self._held.popitem(last=False)
 
 
 def available_memory() -> int:

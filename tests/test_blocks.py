@@ -126,3 +126,21 @@ def test_blocks_that_do_not_fit_are_not_joined(blocks, change):
         LayerBlocks.join([("a", blocks), ("b", other)])
     with pytest.raises(RequestError, match="nothing to join"):
         LayerBlocks.join([])
+
+
+def test_selected_layers_keep_views_and_what_tells_their_images(blocks):
+    told = LayerBlocks(
+        blocks.ids, names=blocks.names, shapes=blocks.shapes, dims=blocks.dims, digests=blocks.digests,
+        read=blocks.read, views=[blocks], images=lambda layer, ids: [f"{layer}{i}" for i in ids],
+    )  # fmt: skip
+    two = told.select(["t*"])
+    assert two.names == two.views[0].names == ("two",)
+    assert (two.shapes, two.digests) == (((5,),), ("y",))
+    assert two.images(0, np.array(["c"])) == ["1c"]
+    np.testing.assert_array_equal(two[[2, 0]].block(0), blocks[[2, 0]].block("two"))
+
+
+def test_selected_layers_keep_their_order_and_must_exist(blocks):
+    assert blocks.select(["two", "one"]).names == ("one", "two")
+    with pytest.raises(RequestError, match=r"no layer 'three' here, only one, two"):
+        blocks.select("three")

@@ -8,55 +8,24 @@ from collections import OrderedDict
 
 import numpy as np
 
-from featpipe.memory import available_memory, memory_sharers
+from featpipe.memory import HeldInMemory
 from featpipe.store import CachedArray
 
-_SHARE = 0.4  # of the memory that is available
 _INDICES = 16  # stimulus sets
 
 
-class ReadCache:
-    """Whole layers in memory, shared by all estimators of this process, the least recently used dropped.
-
-    The one piece of state that the package shares: folds and candidates ask for the same layer again and
-    again, and scikit-learn clones whatever else could hold it.
-
-    Parameters
-    ----------
-    limit : int, optional
-        Bytes. By default 40 % of the memory that is available when first asked, divided by the number of
-        processors in a worker process.
-    """
+class ReadCache(HeldInMemory):
+    """Whole layers in memory, shared by all estimators of this process."""
 
     def __init__(self, limit: int | None = None) -> None:
-        self._limit = limit
-        self._held: OrderedDict[tuple, np.ndarray] = OrderedDict()
-        self._lock = threading.Lock()
-        self._reading: dict[tuple, threading.Lock] = {}
+        super().__init__(limit)
+        self._reading: dict[tuple[str, str], threading.Lock] = {}
         self._indices: OrderedDict[str, dict[str, int]] = OrderedDict()  # by stimulus set
-
-    @property
-    def limit(self) -> int:
-        """Bytes that may be held."""
-        if self._limit is None:
-            self._limit = int(available_memory() * _SHARE) // memory_sharers()
-        return self._limit
-
-    @limit.setter
-    def limit(self, value: int) -> None:
-        with self._lock:
-            self._limit = value
-            self._drop()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held now."""
-        return sum(values.nbytes for values in self._held.values())
 
     def clear(self) -> None:
         """Hold nothing."""
         with self._lock:
-            self._held.clear()
+            super().clear()
             self._indices.clear()
 
     def rows(self, array: CachedArray, rows: np.ndarray, *, hold: bool = True) -> np.ndarray:
@@ -88,17 +57,14 @@ class ReadCache:
             with self._lock:
                 if name in self._held:
                     self._held.move_to_end(name)
-                    return self._held[name]
+                    held: np.ndarray = self._held[name]
+                    return held
             values: np.ndarray = array.read()
             values.flags.writeable = False
             with self._lock:
                 self._held[name] = values
                 self._drop()
             return values
-
-    def _drop(self) -> None:
-        while self._held and self._limit is not None and self.nbytes > self._limit:
-            self._held.popitem(last=False)
 
 
 def _name(array: CachedArray) -> tuple[str, str]:

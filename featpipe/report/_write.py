@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from featpipe import __version__
 from featpipe.errors import MissingDependency, RequestError
+from featpipe.files import written_whole
 from featpipe.report import _rdm_tables as rdm_tables
 from featpipe.report import _tables as tables
 from featpipe.report._rdm_read import TargetResult, nulls_of, read_matrices, read_stage_tuning, read_targets
@@ -46,10 +46,8 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
     if target.is_dir():
         raise RequestError(f"--out {target} is a folder; name a file, such as {target / 'report.html'}.")
     page = _render(run)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.write_text(page, encoding="utf-8")
-    os.replace(part, target)
+    with written_whole(target) as file:
+        file.write(page.encode())
     return target
 
 

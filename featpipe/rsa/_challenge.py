@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from featpipe.errors import DatasetError, RequestError
+from featpipe.files import written_whole
 from featpipe.memory import available_memory
 from featpipe.rsa._arrays import read_arrays
-from featpipe.rsa._exchange import save_mat, write_arrays, written_whole
+from featpipe.rsa._exchange import save_mat, write_arrays
 from featpipe.rsa._rdms import RDMs
 
 # The challenge's variables, by what we call the targets

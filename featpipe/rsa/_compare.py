@@ -6,16 +6,15 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from threadpoolctl import ThreadpoolController
 
 from featpipe.errors import RequestError
 from featpipe.rsa._rdms import RDMs
 from featpipe.rsa._scores import check_is_rdms, known_mean
 from featpipe.rsa._similarity import comparison_with, find_method
+from featpipe.rsa._threads import one_blas_thread
 
 _CHUNK_VALUES = 1 << 18  # dissimilarities of models compared at a time, by each thread
 
@@ -106,14 +105,8 @@ def _mapped(function: Callable[[np.ndarray], np.ndarray], chunks: list[np.ndarra
     if cores == 1 or len(chunks) < 2 * cores:
         return [function(chunk) for chunk in chunks]
     # a product of matrices in every thread, each on all cores, would take many times as long
-    with _libraries().limit(limits=1), ThreadPoolExecutor(cores) as threads:
+    with one_blas_thread(), ThreadPoolExecutor(cores) as threads:
         return list(threads.map(function, chunks))
-
-
-@lru_cache(maxsize=1)
-def _libraries() -> ThreadpoolController:
-    """Return what limits the threads of BLAS; to find its libraries takes as long as ranking a hundred RDMs."""
-    return ThreadpoolController()
 
 
 def _named(rdms: RDMs) -> dict[str, np.ndarray]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -12,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 
 from featpipe.errors import DatasetError, MissingDependency, RequestError
+from featpipe.files import written_whole
 from featpipe.rsa._arrays import read_arrays
 from featpipe.rsa._rdms import RDMs
 
@@ -149,16 +147,3 @@ def save_mat(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
         name: value.astype(object) if value.dtype.kind == "U" else value for name, value in arrays.items()
     }
     savemat(file, cells, do_compression=True)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears under its name once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

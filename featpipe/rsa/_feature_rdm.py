@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from fnmatch import fnmatchcase
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -95,7 +94,7 @@ class FeatureRDM(BaseEstimator):
             found = rdm(X, self.metric)
         else:
             joint = self.combine == "concatenate"
-            found = feature_rdms(_only(X, self.layers_), self.metric, joint=joint)
+            found = feature_rdms(X.select(self.layers_), self.metric, joint=joint)
         found = _related(found)
         return _mean_of_standardised(found) if found.n_rdms > 1 else found
 
@@ -122,31 +121,7 @@ def _layers_of(X, wanted) -> tuple[str, ...] | None:
                 "CachedFeatures, or choose layers there."
             )
         return None
-    patterns = [wanted] if isinstance(wanted, str) else ["*"] if wanted is None else list(wanted)
-    for pattern in patterns:
-        if not any(_names(name, pattern) for name in X.names):
-            raise RequestError(f"There is no layer {pattern!r} here, only {', '.join(X.names)}.")
-    return tuple(name for name in X.names if any(_names(name, pattern) for pattern in patterns))
-
-
-def _names(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
-
-
-def _only(blocks: LayerBlocks, layers: tuple[str, ...]) -> LayerBlocks:
-    """Return the same stimuli in some of the layers."""
-    if layers == blocks.names:
-        return blocks
-    keep = [blocks.names.index(name) for name in layers]
-    return LayerBlocks(
-        blocks.ids,
-        names=layers,
-        shapes=[blocks.shapes[at] for at in keep],
-        dims=[blocks.dims[at] for at in keep],
-        digests=[blocks.digests[at] for at in keep],
-        read=lambda layer, ids: blocks._read(keep[layer], ids),
-        stream=lambda layer, ids: blocks._stream(keep[layer], ids),
-    )
+    return X.names if wanted is None else X.select(wanted).names
 
 
 def _related(found: RDMs) -> RDMs:

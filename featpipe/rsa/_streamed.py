@@ -13,7 +13,8 @@ from featpipe.errors import RequestError
 from featpipe.memory import available_memory, memory_sharers
 from featpipe.rsa._distances import METRICS, MOST_HELD, MOST_STREAMED, adopt, finisher, result_dtype
 from featpipe.rsa._rdms import RDMs
-from featpipe.rsa._tiles import PreparedRows, fill_distances, spans, threads
+from featpipe.rsa._threads import n_blas_threads
+from featpipe.rsa._tiles import PreparedRows, fill_distances, spans
 
 _LEAST_BUFFER = 256 << 20  # bytes; more than the result where that is small
 _SHARE = 0.5  # of the available memory that the result and the buffer may take
@@ -85,7 +86,7 @@ class _TileRows:
 def _tile_rows(buffer: int, width: int, copies: int) -> _TileRows:
     """Share a buffer out: rows that are held, and for each thread rows that pass by, with their copies."""
     fit = buffer // (4 * max(width, 1))
-    streamed = fit // (2 * copies * threads())
+    streamed = fit // (2 * copies * n_blas_threads())
     return _TileRows(min(max(1, fit // 2), MOST_HELD), min(max(1, streamed), MOST_STREAMED))
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from featpipe.errors import RequestError
+from featpipe.rsa._threads import n_blas_threads, one_blas_thread
 
 _COMMON_ROWS = 32  # rows whose mean is what all stimuli have in common
 _GROUP_BYTES = 1 << 18  # rows prepared at once: they stay in a processor's cache
@@ -192,7 +192,7 @@ def fill_distances(
     held, streamed : int
         Rows of a tile that is held while pieces of `streamed` rows pass by, one a thread.
     """
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads()) as pool:
+    with ThreadPoolExecutor(n_blas_threads()) as pool, one_blas_thread():
         for first in spans(0, rows.n_stimuli, held):
             tile = rows.tile(first)
 
@@ -213,11 +213,6 @@ def fill_distances(
     out[rows.constant] = np.nan
     out[:, rows.constant] = np.nan
     np.fill_diagonal(out, 0)
-
-
-def threads() -> int:
-    """Return how many threads linear algebra may use now."""
-    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
 
 
 def squared_distances(tile: Tile, other: Tile, n_features: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featpipe.errors import MissingDependency, RequestError
+from featpipe.files import check_folder
 from featpipe.rsa import ModelComparison
 
 FILES = ("compare.json", "layers.csv", "differences.csv", "second_order.csv", "layers.svg", "layers.png")
@@ -139,8 +140,7 @@ class ComparisonFolder:
             is computed.
         """
         folder = cls(path)
-        if folder.path.exists() and not folder.path.is_dir():
-            raise RequestError(f"--out {folder.path} is a file; name a folder.")
+        check_folder(folder.path)
         there = {entry.name for entry in folder.path.iterdir()} if folder.path.is_dir() else set()
         if there - set(FILES):
             raise RequestError(

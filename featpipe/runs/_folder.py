@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.errors import RecipeError
 from featpipe.features import CachedFeatures, JoinedFeatures
+from featpipe.files import check_folder, written_whole
 from featpipe.rsa import ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA
 from featpipe.spec import FeatureSpec, Preprocessing, Reduction
 
@@ -72,13 +73,9 @@ class RunFolder:
             said now, because a fit may take hours.
         """
         folder = cls(path)
-        if folder.path.exists() and not folder.path.is_dir():
-            raise RecipeError(f"--out {folder.path} is a file; name a folder.")
+        check_folder(folder.path)
         if (folder.path / "summary.json").exists() and not overwrite:
             raise RecipeError(f"{folder.path} holds a run already. Name another --out, or say --overwrite.")
-        there = next(place for place in (folder.path, *folder.path.absolute().parents) if place.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise RecipeError(f"--out {folder.path}: nothing can be written in {there}. Name another --out.")
         return folder
 
     @classmethod
@@ -178,7 +175,5 @@ class RunFolder:
         return np.array([digest in trained for digest in digests], dtype=bool)
 
     def _replace(self, name: str, content: bytes) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f".{name}.part"
-        part.write_bytes(content)
-        os.replace(part, self.path / name)
+        with written_whole(self.path / name) as file:
+            file.write(content)

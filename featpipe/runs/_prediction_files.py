@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 import scipy.io
 
 from featpipe.errors import RequestError
+from featpipe.files import written_whole
 
 FORMATS = (".npz", ".npy", ".mat", ".csv")
 RDM_FORMATS = (".npz", ".mat")
@@ -51,16 +51,8 @@ def write_predictions(
     values = np.asarray(predictions, dtype=np.float32)
     values = values[:, None] if values.ndim == 1 else values
     seen = {} if in_training is None else {_SEEN: np.asarray(in_training, dtype=bool)}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    try:
-        with part.open("wb") as file:
-            _WRITERS[out.suffix](
-                file, np.asarray(ids, dtype=str), np.asarray(targets, dtype=str), values, seen
-            )
-        os.replace(part, out)
-    finally:
-        part.unlink(missing_ok=True)
+    with written_whole(out) as file:
+        _WRITERS[out.suffix](file, np.asarray(ids, dtype=str), np.asarray(targets, dtype=str), values, seen)
 
 
 _SEEN = "in_training"

@@ -25,10 +25,10 @@ from sklearn.model_selection import GridSearchCV, KFold
 
 from featpipe.blocks import LayerBlocks
 from featpipe.rsa import RDMs, concat
+from featpipe.rsa._threads import one_blas_thread
 from featpipe.rsa.mask._channel_mask import ChannelMask
 from featpipe.rsa.mask._problem import assemble, pairs_within_sets
 from featpipe.rsa.mask._solvers import Problem, Watch, adam, batches, lbfgs
-from featpipe.rsa.mask._threads import one_blas_thread
 from featpipe.rsa.statistics._held import STATISTICS
 from featpipe.rsa.statistics._statistics import channel_statistics
 

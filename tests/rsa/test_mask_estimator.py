@@ -18,10 +18,10 @@ from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.model_selection import evaluate
 from featpipe.rsa import RDMs, concat
+from featpipe.rsa._threads import n_blas_threads
 from featpipe.rsa.mask._apply import masked_blocks
 from featpipe.rsa.mask._channel_mask import ChannelMask
 from featpipe.rsa.mask._stage_tuning import plot_stage_tuning
-from featpipe.rsa.mask._threads import n_blas_threads
 from featpipe.rsa.statistics._held import STATISTICS
 
 SHAPES = [(6, 5, 5), (10, 3, 3), (8,)]

@@ -92,7 +92,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch, ending):
     out = tmp_path / f"out{ending}"
     write_predictions(out, ["a"], np.ones((1, 2)), ["s", "t"])
     before = out.read_bytes()
-    monkeypatch.setattr("featpipe.runs._prediction_files.os.replace", _fail)
+    monkeypatch.setattr("featpipe.files.os.replace", _fail)
     with pytest.raises(OSError, match="no space"):
         write_predictions(out, ["a"], np.zeros((1, 2)), ["s", "t"])
     assert out.read_bytes() == before

@@ -60,7 +60,7 @@ def masked_blocks(blocks: LayerBlocks, coef: np.ndarray, resolution: str) -> Lay
         shapes=blocks.shapes,
         dims=blocks.dims,
         digests=[f"{digest}*mask" for digest in blocks.digests],
-        read=lambda layer, ids: blocks._read(layer, ids) * masks[layer],
+        read=lambda layer, ids: blocks.read(layer, ids) * masks[layer],
         stream=lambda layer, ids: blocks._stream(layer, ids) * masks[layer],
     )
 

@@ -11,8 +11,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
+from featpipe.rsa._folds import stimulus_folds
+from featpipe.rsa._inputs import check_blocks, check_input
 from featpipe.rsa._rdms import RDMs
 from featpipe.rsa._scores import rdm_rho
+from featpipe.rsa._threads import one_blas_thread
 from featpipe.rsa.mask._apply import (
     coefficient_layers,
     masked_blocks,
@@ -28,11 +31,9 @@ from featpipe.rsa.mask._problem import (
     hold_out_stimuli,
     pairs_within_sets,
     response_rdms,
-    stimulus_folds,
 )
 from featpipe.rsa.mask._solvers import Problem, Watch, adam, lbfgs
 from featpipe.rsa.mask._stage_tuning import stage_tuning
-from featpipe.rsa.mask._threads import one_blas_thread
 from featpipe.rsa.mask._views import chosen_view_pairs
 
 Pairs = tuple[np.ndarray, np.ndarray]  # rows of the two stimuli
@@ -315,23 +316,12 @@ class ChannelMask(TransformerMixin, BaseEstimator):
 
     def _rdms(self, X, y) -> RDMs:
         """Return the RDMs to fit to or to be scored with."""
-        if not isinstance(X, LayerBlocks):
-            raise RequestError(
-                f"A channel mask needs LayerBlocks, got {type(X).__name__}; use CachedFeatures(output='blocks')."
-            )
         if self.target == "responses":
+            check_blocks(X, "ChannelMask")
             if isinstance(y, RDMs):
                 raise RequestError("target is 'responses', and y are RDMs; set target='rdms'.")
             return response_rdms(X.ids, y)
-        if not isinstance(y, RDMs):
-            raise RequestError(
-                f"A channel mask is fitted to RDMs, got {type(y).__name__}; for responses set target='responses'."
-            )
-        if not np.array_equal(X.ids.astype(str), y.ids):
-            raise RequestError(
-                f"The features are of {len(X)} stimuli, first {X.ids[:1].tolist()}, and the RDMs of {len(y)}, first "
-                f"{y.ids[:1].tolist()}; they must be the same ids in the same order. RDMs.take(ids) selects by id."
-            )
+        check_input(X, y, "ChannelMask", hint="for responses set target='responses'")
         wanted = [self.train_on] if isinstance(self.train_on, str) else self.train_on
         return y if wanted is None else y.select(targets=wanted)
 

@@ -10,6 +10,7 @@ import numpy as np
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.memory import available_memory
+from featpipe.rsa._distances import rdm
 from featpipe.rsa._rdms import RDMs, stimulus_sets
 from featpipe.rsa._scores import rdm_rho
 from featpipe.rsa.mask._apply import channel_counts, coefficient_layers
@@ -18,9 +19,8 @@ from featpipe.rsa.mask._measured import Measured, measured_pairs
 from featpipe.rsa.mask._terms import PairTerms, pair_terms
 from featpipe.rsa.mask._views import view_statistics
 
-_FEWEST = (
-    3  # stimuli of a set on either side of a split: fewer have no three pairs, the fewest that correlate
-)
+# Stimuli of a set on either side of a split: fewer have no three pairs, the fewest that correlate
+_FEWEST = 3
 
 
 def pairs_within_sets(rdms: RDMs, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -80,24 +80,6 @@ def hold_out_stimuli(
     return np.flatnonzero(~out), np.flatnonzero(out)
 
 
-def stimulus_folds(ids: np.ndarray, n_folds: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return the rows of each fold: every stimulus once, the same share of each set, repeats together.
-
-    Raises
-    ------
-    RequestError
-        Fewer than two folds, or more than stimuli.
-    """
-    names = np.unique(ids)
-    if not 2 <= n_folds <= len(names):
-        raise RequestError(
-            f"cross_fit is {n_folds!r}; for {len(names)} stimuli it must lie in 2 to {len(names)}."
-        )
-    shuffled = rng.permutation(names)
-    shuffled = shuffled[np.argsort(stimulus_sets(shuffled), kind="stable")]  # dealt out set by set
-    return [np.flatnonzero(np.isin(ids, shuffled[start::n_folds])) for start in range(n_folds)]
-
-
 def response_rdms(ids: np.ndarray, responses: Any) -> RDMs:
     """Return 1 - r over the targets of responses, of shape (n_stimuli, n_targets), as one RDM.
 
@@ -119,10 +101,7 @@ def response_rdms(ids: np.ndarray, responses: Any) -> RDMs:
             f"{values.shape[1]} targets have all their responses, and 1 - r needs two. Leave out the stimuli whose "
             "responses are missing."
         )
-    centred = values - values.mean(axis=1, keepdims=True)
-    length = np.sqrt((centred**2).sum(axis=1, keepdims=True))
-    unit = np.divide(centred, length, out=np.full_like(centred, np.nan), where=length > 0)
-    return RDMs(1 - unit @ unit.T, ids, subjects=["responses"], targets=["responses"])
+    return RDMs(rdm(values, "correlation").values, ids, subjects=["responses"], targets=["responses"])
 
 
 def assemble(

@@ -64,7 +64,7 @@ def _side_by_side(one: LayerBlocks, other: LayerBlocks, ids: np.ndarray) -> Laye
         for end, blocks in enumerate((one, other)):
             places = [row for row, name in enumerate(asked.tolist()) if source[name][0] == end]
             if places:
-                rows[places] = blocks._read(layer, np.array([source[asked[row]][1] for row in places]))
+                rows[places] = blocks.read(layer, np.array([source[asked[row]][1] for row in places]))
         return rows
 
     return LayerBlocks(

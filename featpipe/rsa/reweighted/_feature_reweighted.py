@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -12,12 +11,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
+from featpipe.rsa._inputs import check_input
 from featpipe.rsa._joining import concat
 from featpipe.rsa._rdms import RDMs, stimulus_sets
 from featpipe.rsa._scores import rdm_rho
 from featpipe.rsa.mask._apply import channel_counts
 from featpipe.rsa.reweighted._columns import FORMS
-from featpipe.rsa.reweighted._layout import Layout, only
+from featpipe.rsa.reweighted._layout import Layout
 from featpipe.rsa.reweighted._metric import Embedding, channel_means, squared_distances
 from featpipe.rsa.reweighted._problem import Ridge, Solution
 from featpipe.rsa.reweighted._search import best_of, candidates_of, fitted_pairs, search
@@ -189,7 +189,7 @@ class FeatureReweightedRSA(BaseEstimator):
         effects, _ = layout.effects(X, self.effect_means_)
         values = self.intercept_ + layout.weighted_sum(X, self.coef_, effects)
         if layout.metric_layers:
-            values += self._metric(channel_means(only(X, layout.metric_layers)))
+            values += self._metric(channel_means(X.select(layout.metric_layers)))
         return RDMs(values, X.ids, subjects=["model"])
 
     def score(self, X, y) -> float:
@@ -253,8 +253,8 @@ class FeatureReweightedRSA(BaseEstimator):
         return Layout(
             kinds,
             self.form,
-            tuple(matching(X.names, self.layers)) if own else (),
-            tuple(matching(X.names, self.metric_layers)) if "metric" in kinds else (),
+            _selected(X, self.layers) if own else (),
+            _selected(X, self.metric_layers) if "metric" in kinds else (),
             self.main_effects is not None,
         )
 
@@ -297,39 +297,9 @@ class FeatureReweightedRSA(BaseEstimator):
         return tags
 
 
-def check_input(X, y, name: str) -> None:
-    """Refuse what is not LayerBlocks and RDMs of the same stimuli.
-
-    Raises
-    ------
-    RequestError
-    """
-    if not isinstance(X, LayerBlocks):
-        raise RequestError(
-            f"{name} needs LayerBlocks, got {type(X).__name__}; use CachedFeatures(output='blocks')."
-        )
-    if not isinstance(y, RDMs):
-        raise RequestError(f"{name} is fitted to RDMs, got {type(y).__name__}.")
-    if not np.array_equal(X.ids.astype(str), y.ids):
-        raise RequestError(
-            f"The features are of {len(X)} stimuli, first {X.ids[:1].tolist()}, and the RDMs of {len(y)}, first "
-            f"{y.ids[:1].tolist()}; they must be the same ids in the same order. RDMs.take(ids) selects by id."
-        )
-
-
-def matching(names: Sequence[str], wanted: Sequence[str] | str | None) -> list[str]:
-    """Return the layers that labels or globs name, in the order of the layers; all by default.
-
-    Raises
-    ------
-    RequestError
-        A label that matches nothing.
-    """
-    patterns = ["*"] if wanted is None else as_names(wanted)
-    for pattern in patterns:
-        if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
-            raise RequestError(f"There is no layer {pattern!r} here, only {', '.join(names)}.")
-    return [name for name in names if any(name == p or fnmatchcase(name, p) for p in patterns)]
+def _selected(X: LayerBlocks, wanted: Sequence[str] | str | None) -> tuple[str, ...]:
+    """Return the layers that labels or globs name; all by default."""
+    return X.names if wanted is None else X.select(wanted).names
 
 
 def _n_channels(X: LayerBlocks, layout: Layout) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +45,7 @@ class Layout:
 
     def columns(self, blocks: LayerBlocks) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return kind, layer and name of each column: ndarrays of shape (n_columns,), and a list."""
-        own = only(blocks, self.layers)
+        own = blocks.select(self.layers)
         named = [kind for kind in self.kinds if kind != "metric"]
         counts = [table.count(own) for table in self.tables]
         kinds = [np.repeat(kind, count.sum()) for kind, count in zip(named, counts, strict=True)]
@@ -71,7 +70,7 @@ class Layout:
         """Return main-effect predictors (n_stimuli, n_effects) and the means they are measured from."""
         if not self.main_effects:
             return np.zeros((len(blocks), 0)), []
-        own = channel_means(only(blocks, self.layers))
+        own = channel_means(blocks.select(self.layers))
         return stimulus_effects(own, np.arange(len(blocks)) if means is None else means)
 
     def pairs(self, blocks: LayerBlocks, effects: np.ndarray) -> Pairs:
@@ -85,7 +84,7 @@ class Layout:
         first, second, codes = pairs_within_sets(blocks.ids)
         kind, group, _ = self.columns(blocks)
         check_memory(len(first), len(kind))
-        own = only(blocks, self.layers)
+        own = blocks.select(self.layers)
         columns = np.empty((len(first), len(kind)), dtype=np.float32)
         for code in np.unique(codes) if len(kind) else []:
             chosen = codes == code
@@ -97,12 +96,12 @@ class Layout:
                 columns[chosen, start:stop] = table.of_pairs(own[rows], i, j)
                 start = stop
             columns[chosen, start:] = effects[rows][i] + effects[rows][j]
-        means = channel_means(only(blocks, self.metric_layers)) if self.metric_layers else []
+        means = channel_means(blocks.select(self.metric_layers)) if self.metric_layers else []
         return Pairs(first, second, codes, columns, kind, group, means)
 
     def weighted_sum(self, blocks: LayerBlocks, coef: np.ndarray, effects: np.ndarray) -> np.ndarray:
         """Return columns times weights for all pairs, also across stimulus sets: (n_stimuli, n_stimuli), float64."""
-        own = only(blocks, self.layers)
+        own = blocks.select(self.layers)
         stop = len(coef) - effects.shape[1]
         single = effects @ coef[stop:]
         total = single[:, None] + single
@@ -128,20 +127,6 @@ class Layout:
         total = np.zeros((len(names), len(names)))
         total[upper] = table.of_pairs(own, *upper) @ weights
         return total + total.T
-
-
-def only(blocks: LayerBlocks, layers: Sequence[str]) -> LayerBlocks:
-    """Return the same stimuli in some of the layers."""
-    keep = [blocks.names.index(name) for name in layers]
-    return LayerBlocks(
-        blocks.ids,
-        names=tuple(layers),
-        shapes=[blocks.shapes[at] for at in keep],
-        dims=[blocks.dims[at] for at in keep],
-        digests=[blocks.digests[at] for at in keep],
-        read=lambda layer, ids: blocks._read(keep[layer], ids),
-        stream=lambda layer, ids: blocks._stream(keep[layer], ids),
-    )
 
 
 def pairs_within_sets(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.model_selection import check_cv
 
 from featpipe.errors import RequestError
+from featpipe.rsa._folds import stimulus_folds
 from featpipe.rsa._rdms import RDMs, stimulus_sets
 
 _FEWEST = 3  # stimuli of a set on either side of a split: fewer have no three pairs
@@ -127,11 +128,8 @@ def _stratified(
         )
     rng = np.random.default_rng(random_state)
     for _ in range(repeats):
-        shuffled = rng.permutation(names)
-        shuffled = shuffled[np.argsort(stimulus_sets(shuffled), kind="stable")]  # dealt out set by set
-        for start in range(n_folds):
-            out = np.isin(ids, shuffled[start::n_folds])
-            yield np.flatnonzero(~out), np.flatnonzero(out)
+        for out in stimulus_folds(ids, n_folds, rng):
+            yield np.setdiff1d(np.arange(len(ids)), out), out
 
 
 def as_names(value: Any) -> tuple[str, ...]:

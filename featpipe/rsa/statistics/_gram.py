@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from featpipe.rsa.mask._threads import n_blas_threads, one_blas_thread
+from featpipe.rsa._threads import n_blas_threads, one_blas_thread
 
 _POSITIONS = 1024  # summed in float32 before float64 takes over
 _CHUNK_VALUES = 3072  # positions times channels: with a hundred stimuli a megabyte, which caches hold

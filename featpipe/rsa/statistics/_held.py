@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
-from featpipe.memory import available_memory, memory_sharers
+from featpipe.memory import HeldInMemory, available_memory
 from featpipe.rsa.statistics._gram import as_channels, centred_products, channel_sums
 
-_SHARE = 0.4  # of the memory that is available
 _WITNESSES = 3  # stimuli looked at again before statistics of an earlier call are used
 _SAME_SUM = 1e-4  # of the largest: float32 sums in another order
 
@@ -47,46 +44,15 @@ class HeldLayer:
         return int(own + self.sums.nbytes)
 
 
-class StatisticsCache:
-    """Statistics of layers, shared by all masks of this process, the least recently used dropped.
+class StatisticsCache(HeldInMemory):
+    """Statistics of layers by (features, stimulus set), shared by all fits of this process.
 
-    As for whole layers in memory: folds, regions and hyper-parameters ask for the same again and again.
-
-    Parameters
-    ----------
-    limit : int, optional
-        Bytes. By default 40 % of the memory that is available when first asked, divided by the number of
-        processors in a worker process.
+    Its lock is held while computing: another thread waits for the same.
     """
 
     def __init__(self, limit: int | None = None) -> None:
-        self._limit = limit
-        self._held: OrderedDict[tuple[str, str], HeldLayer] = OrderedDict()
-        self._lock = threading.RLock()  # also while computing: another thread waits for the same
+        super().__init__(limit)
         self.n_computed = 0
-
-    @property
-    def limit(self) -> int:
-        """Bytes that may be held."""
-        if self._limit is None:
-            self._limit = int(available_memory() * _SHARE) // memory_sharers()
-        return self._limit
-
-    @limit.setter
-    def limit(self, value: int) -> None:
-        with self._lock:
-            self._limit = value
-            self._drop()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held now."""
-        return sum(layer.nbytes for layer in self._held.values())
-
-    def clear(self) -> None:
-        """Hold nothing."""
-        with self._lock:
-            self._held.clear()
 
     def holds(self, blocks: LayerBlocks, layer: int, stimulus_set: str, ids: list[str]) -> bool:
         """Return whether statistics of all these stimuli are there without reading features."""
@@ -119,10 +85,6 @@ class StatisticsCache:
         self.n_computed += 1
         return _grown(held, blocks, layer, new)
 
-    def _drop(self) -> None:
-        while self._held and self._limit is not None and self.nbytes > self._limit:
-            self._held.popitem(last=False)
-
 
 STATISTICS = StatisticsCache()
 
@@ -132,7 +94,7 @@ def _grown(held: HeldLayer | None, blocks: LayerBlocks, layer: int, new: list[st
     old = list(held.row_of) if held is not None else []
     names = old + new
     _check_size(len(names), blocks, layer)
-    rows = as_channels(blocks._read(layer, np.asarray(names)), blocks.dims[layer])
+    rows = as_channels(blocks.read(layer, np.asarray(names)), blocks.dims[layer])
     n_pairs = len(names) * (len(names) + 1) // 2
     if rows.shape[2] == 1:
         centred = np.broadcast_to(np.float32(0), (n_pairs, rows.shape[1]))  # takes no memory
@@ -174,7 +136,7 @@ def _same_images(held: HeldLayer, blocks: LayerBlocks, layer: int, names: list[s
 def _same_sums(held: HeldLayer, blocks: LayerBlocks, layer: int, names: list[str]) -> bool:
     """Return whether some stimuli still have their sums, as far as images have no digests or digests lie."""
     witnesses = [names[row] for row in np.linspace(0, len(names) - 1, _WITNESSES).round().astype(int)]
-    rows = as_channels(blocks._read(layer, np.asarray(witnesses)), blocks.dims[layer])
+    rows = as_channels(blocks.read(layer, np.asarray(witnesses)), blocks.dims[layer])
     sums = channel_sums(rows)
     known = held.sums[[held.row_of[name] for name in witnesses]]
     return sums.shape == known.shape and np.allclose(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 class _OneThread:
@@ -15,12 +17,12 @@ class _OneThread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._limits: threadpool_limits | None = None
+        self._limits: Any = None
 
     def enter(self) -> None:
         with self._lock:
             if not self._inside:
-                self._limits = threadpool_limits(1, user_api="blas")
+                self._limits = _libraries().limit(limits=1, user_api="blas")
             self._inside += 1
 
     def leave(self) -> None:
@@ -45,4 +47,11 @@ def one_blas_thread() -> Iterator[None]:
 
 def n_blas_threads() -> int:
     """Return how many threads BLAS would use now: what the caller allows."""
-    return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    pools = _libraries().info()
+    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    """Return what counts and limits the threads of BLAS; to find its libraries takes as long as ranking 100 RDMs."""
+    return ThreadpoolController()
