@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
-from sklearn.model_selection import GroupKFold, KFold, check_cv
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
@@ -14,8 +11,10 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from featpipe.encoding._folds import check_enough, inner_splits, present_splits
 from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import Split, best_penalties, cross_validated_scores, missing_patterns, ridge
+from featpipe.encoding._penalties import given_penalties, search_penalties
+from featpipe.encoding._ridge import best_penalties, cross_validated_scores, missing_patterns, ridge
 from featpipe.errors import RequestError
 
 SCORINGS = ("r2", "pearson_r")
@@ -116,7 +115,7 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         parts = []
         for targets, present in missing_patterns(Y):
             rows = present[weight[present] > 0]
-            _check_enough(rows, targets)
+            check_enough(rows, targets)
             chosen = Y if len(targets) == Y.shape[1] else Y[:, targets]
             if given is None:
                 alpha, score = self._search(gram, chosen, present_splits(splits, rows, targets))
@@ -173,67 +172,3 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.best_score_ = float(score[0]) if single else score
         elif hasattr(self, "best_score_"):
             del self.best_score_  # of an earlier fit
-
-
-def inner_splits(cv, X, y, groups) -> list[Split]:
-    """Return the folds of a search as (rows to fit, rows to score); an int shuffles, or respects groups."""
-    if isinstance(cv, int | np.integer):
-        if len(X) < cv:
-            raise RequestError(
-                f"{cv} folds need at least {cv} stimuli, got {len(X)}. Set a smaller cv, or give alpha."
-            )
-        if groups is not None and (n_groups := len(np.unique(groups))) < cv:
-            raise RequestError(
-                f"{cv} folds need at least {cv} groups, got {n_groups} in this training set. Set a smaller cv, or "
-                "give alpha."
-            )
-        cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
-    elif isinstance(cv, str):
-        raise RequestError(f"cv must be a number of folds, a splitter or a list of folds, got {cv!r}.")
-    return list(check_cv(cv).split(X, y, groups))
-
-
-def present_splits(splits: Sequence[Split], rows: np.ndarray, targets: np.ndarray) -> list[Split]:
-    """Restrict folds to the stimuli that targets have; folds that cannot be scored are left out."""
-    kept = [(train[np.isin(train, rows)], test[np.isin(test, rows)]) for train, test in splits]
-    folds = [(train, test) for train, test in kept if len(train) > 1 and len(test) > 1]
-    if not folds:
-        raise RequestError(
-            f"No inner fold has two stimuli to fit and two to score for target {targets[0]}, which has "
-            f"{len(rows)} responses of weight > 0. Use a cv with fewer folds, or give alpha."
-        )
-    return folds
-
-
-def given_penalties(alpha, n_targets: int) -> np.ndarray:
-    """Return one penalty for every target, (n_targets,), from a scalar or as many values."""
-    given = np.asarray(alpha, dtype=np.float64)
-    if given.ndim > 1 or given.size not in (1, n_targets):
-        raise RequestError(
-            f"alpha has shape {given.shape}, but there are {n_targets} targets; give one number, or one for "
-            "each target."
-        )
-    if not np.all(np.isfinite(given)) or np.any(given < 0):
-        raise RequestError(
-            f"Penalties must be finite and >= 0, got alpha from {given.min()} to {given.max()}."
-        )
-    return np.broadcast_to(given.ravel(), (n_targets,)).copy()
-
-
-def search_penalties(alphas) -> np.ndarray:
-    """Return the penalties to choose from as an array, (n_alphas,)."""
-    given = np.atleast_1d(np.asarray(alphas))
-    candidates = given.astype(np.float64) if given.dtype.kind in "fiu" else np.array([])
-    if candidates.ndim != 1 or not candidates.size or not np.all(np.isfinite(candidates) & (candidates > 0)):
-        raise RequestError(
-            f"alphas must be a list of finite penalties > 0, got {alphas!r}. For alpha = 0 give alpha itself."
-        )
-    return candidates
-
-
-def _check_enough(rows: np.ndarray, targets: np.ndarray) -> None:
-    if len(rows) < 2:
-        raise RequestError(
-            f"Target {targets[0]}{' and others' * (len(targets) > 1)} has {len(rows)} responses that are not "
-            "NaN and have weight > 0; at least 2 are needed. Leave such targets out."
-        )

@@ -1,0 +1,50 @@
+"""The folds of a search inside `fit`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.model_selection import GroupKFold, KFold, check_cv
+
+from featpipe.encoding._ridge import Split
+from featpipe.errors import RequestError
+
+
+def inner_splits(cv, X, y, groups) -> list[Split]:
+    """Return the folds of a search as (rows to fit, rows to score); an int shuffles, or respects groups."""
+    if isinstance(cv, int | np.integer):
+        if len(X) < cv:
+            raise RequestError(
+                f"{cv} folds need at least {cv} stimuli, got {len(X)}. Set a smaller cv, or give alpha."
+            )
+        if groups is not None and (n_groups := len(np.unique(groups))) < cv:
+            raise RequestError(
+                f"{cv} folds need at least {cv} groups, got {n_groups} in this training set. Set a smaller cv, or "
+                "give alpha."
+            )
+        cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
+    elif isinstance(cv, str):
+        raise RequestError(f"cv must be a number of folds, a splitter or a list of folds, got {cv!r}.")
+    return list(check_cv(cv).split(X, y, groups))
+
+
+def present_splits(splits: Sequence[Split], rows: np.ndarray, targets: np.ndarray) -> list[Split]:
+    """Restrict folds to the stimuli that targets have; folds that cannot be scored are left out."""
+    kept = [(train[np.isin(train, rows)], test[np.isin(test, rows)]) for train, test in splits]
+    folds = [(train, test) for train, test in kept if len(train) > 1 and len(test) > 1]
+    if not folds:
+        raise RequestError(
+            f"No inner fold has two stimuli to fit and two to score for target {targets[0]}, which has "
+            f"{len(rows)} responses of weight > 0. Use a cv with fewer folds, or give alpha."
+        )
+    return folds
+
+
+def check_enough(rows: np.ndarray, targets: np.ndarray) -> None:
+    """Raise `RequestError` where targets have fewer than two responses that count."""
+    if len(rows) < 2:
+        raise RequestError(
+            f"Target {targets[0]}{' and others' * (len(targets) > 1)} has {len(rows)} responses that are not "
+            "NaN and have weight > 0; at least 2 are needed. Leave such targets out."
+        )

@@ -1,0 +1,61 @@
+"""Layers as matrices, from whatever stands for several layers: `LayerBlocks`, or one matrix and the widths in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from featpipe.blocks import LayerBlocks
+from featpipe.errors import RequestError
+
+
+def layer_names(X, widths: Sequence[int] | None = None) -> tuple[str, ...]:
+    """Return the labels of the layers: those of `LayerBlocks`, or ``"0"``, ``"1"``, … of a matrix."""
+    if isinstance(X, LayerBlocks):
+        return X.names
+    return tuple(str(number) for number in range(1 if widths is None else len(widths)))
+
+
+def layer_widths(X, widths: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return the number of features per layer.
+
+    Raises
+    ------
+    RequestError
+        The widths given do not add up to the features of the matrix, or are given for `LayerBlocks`.
+    """
+    if isinstance(X, LayerBlocks):
+        if widths is not None:
+            raise RequestError(
+                "widths say where the layers of a matrix lie; LayerBlocks know it. Leave widths out."
+            )
+        return X.widths
+    if widths is None:
+        return (int(X.shape[1]),)
+    given = tuple(int(width) for width in widths)
+    if any(width < 1 for width in given) or sum(given) != X.shape[1]:
+        raise RequestError(
+            f"widths {list(given)} add up to {sum(given)} features, but X has {X.shape[1]}; give the number of "
+            "columns of each layer, in order."
+        )
+    return given
+
+
+def layer_matrix(X, position: int, widths: Sequence[int] | None = None) -> np.ndarray:
+    """Return one layer of all stimuli, flattened: ndarray of shape (n_stimuli, width).
+
+    Raises
+    ------
+    RequestError
+        The layer holds NaN or infinity.
+    """
+    if isinstance(X, LayerBlocks):
+        matrix = X.block(position).reshape(len(X), -1)
+        if not np.isfinite(matrix).all():
+            raise RequestError(
+                f"Layer {X.names[position]!r} contains NaN or infinity; finite features are needed. Extract it anew."
+            )
+        return matrix
+    stops = np.cumsum(layer_widths(X, widths))
+    return X[:, stops[position] - layer_widths(X, widths)[position] : stops[position]]
