@@ -4,7 +4,9 @@ The bare pass runs on tensors in memory and throws its output away. Extraction r
 pixels, decodes, resizes, runs, reduces, compresses, writes and commits. Pairs are interleaved; a pair's ratio
 is bare seconds over extraction seconds. Building the network is left out of both.
 
-    python tests/benchmarks/bench_extract.py [--pairs 5] [--images 256]
+    python tests/benchmarks/bench_extract.py [--pairs 5] [--images 256] [--device cuda --precision bf16 --batch 256]
+
+On a GPU the bare pass finds its tensors in the GPU's memory.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from sklearn.datasets import load_sample_images
 from featpipe.extraction import Means, Order, extract
 from featpipe.extraction import _run as extraction
 from featpipe.extraction._allocator import keeping_freed_memory
+from featpipe.extraction._forward import precision_of
 from featpipe.models import ModelRequest, apply_preprocessing, load, normalise
 from featpipe.spec import LayerRequest
 from featpipe.stimuli import StimulusSet
@@ -34,7 +37,6 @@ CASES = (
     ("CNN", "timm:resnet50", ("layer1:mean", "layer2:mean", "layer3:grid:4", "layer4:mean"), "layer4"),
     ("ViT", "timm:vit_small_patch16_224", ("blocks.3:cls", "blocks.7:mean", "blocks.11:mean"), "blocks.11"),
 )
-BATCH = 32
 
 
 class _Stop(Exception):
@@ -55,26 +57,34 @@ def write_images(folder: Path, count: int) -> None:
         crop.resize((425, 425), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=92)
 
 
-def bare_seconds(backbone, layer: str, batches: list[torch.Tensor]) -> float:
+def bare_seconds(backbone, layer: str, batches: list[torch.Tensor], precision: str) -> float:
     """Time the forward passes alone, stopped after one layer."""
+    device = batches[0].device
+    backbone.module.to(device)
     hook = backbone.module.get_submodule(layer).register_forward_hook(_stop)
-    with torch.inference_mode(), keeping_freed_memory():  # as extraction has it
+    with (
+        torch.inference_mode(),
+        keeping_freed_memory(),
+        precision_of(precision, device),
+    ):  # as extraction has it
         began = time.perf_counter()
         for batch in batches:
             try:
                 backbone.module(batch)
             except _Stop:
                 continue
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - began
     hook.remove()
     return seconds
 
 
 def bench_case(
-    name: str, model: str, layers: tuple[str, ...], deepest: str, images: Path, pairs: int
+    name: str, model: str, layers: tuple[str, ...], deepest: str, images: Path, chosen: argparse.Namespace
 ) -> None:
     request, stimuli = ModelRequest(model, "random:0"), StimulusSet.from_source(images)
-    order = Order(request, tuple(map(LayerRequest.parse, layers)))
+    order = Order(request, tuple(map(LayerRequest.parse, layers)), precision=chosen.precision)
     backbone = load(request)
     card = backbone.card
     pixels = torch.stack(
@@ -82,21 +92,26 @@ def bench_case(
     )
     memory = torch.channels_last if card.channels_last else torch.contiguous_format
     backbone.module.to(memory_format=memory)
-    batches = [normalise(b, card.preprocessing).contiguous(memory_format=memory) for b in pixels.split(BATCH)]
+    batches = [
+        normalise(b, card.preprocessing).contiguous(memory_format=memory).to(chosen.device)
+        for b in pixels.split(chosen.batch)
+    ]
     extraction.load = lambda _: backbone  # built once, for both
     ratios, bare, whole = [], [], []
-    bare_seconds(backbone, deepest, batches[:2])
-    for _ in range(pairs):
-        bare.append(bare_seconds(backbone, deepest, batches))
+    bare_seconds(backbone, deepest, batches[:2], chosen.precision)
+    for _ in range(chosen.pairs):
+        bare.append(bare_seconds(backbone, deepest, batches, chosen.precision))
         with tempfile.TemporaryDirectory() as cache:
             began = time.perf_counter()
-            extract(order, stimuli, FeatureCache(cache), means=Means(batch_size=BATCH, shard_rows=256))
+            means = Means(batch_size=chosen.batch, shard_rows=256, device=chosen.device)
+            extract(order, stimuli, FeatureCache(cache), means=means)
             whole.append(time.perf_counter() - began)
         ratios.append(bare[-1] / whole[-1])
     rate = len(stimuli) / statistics.median(whole)
     print(
-        f"extract {name} {model}: {statistics.median(ratios):.3f} of the bare forward pass "
-        f"(min {min(ratios):.3f}, max {max(ratios):.3f}, {pairs} pairs), "
+        f"extract {name} {model} {chosen.device} {chosen.precision}: "
+        f"{statistics.median(ratios):.3f} of the bare forward pass "
+        f"(min {min(ratios):.3f}, max {max(ratios):.3f}, {chosen.pairs} pairs), "
         f"{rate:.1f} images/s against {len(stimuli) / statistics.median(bare):.1f}"
     )
 
@@ -138,11 +153,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--batch", type=int, default=32)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         write_images(Path(folder), chosen.images)
         for case in CASES:
-            bench_case(*case, Path(folder), chosen.pairs)
+            bench_case(*case, Path(folder), chosen)
     few, many = peak_memory(1000), peak_memory(10_000)
     print(
         f"extract memory: {many / few:.3f} of the peak at 1 000 images when there are 10 000 ({many:.0f} MiB)"
