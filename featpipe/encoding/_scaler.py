@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -15,6 +16,7 @@ from sklearn.utils.validation import (
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
+from featpipe.spec import digest_of
 
 _FLOATS = [np.float64, np.float32]
 _CHUNK_VALUES = 1 << 22  # values turned to float64 at a time: 32 MiB
@@ -37,6 +39,9 @@ class LayerScaler(TransformerMixin, BaseEstimator):
         Divide by the floored standard deviation.
     floor : float
         Fraction of the layer's root-mean-square standard deviation, >= 0; 0 is plain z-scoring.
+    output : {"matrix", "blocks"}
+        A matrix, layers side by side, or `LayerBlocks` that scale a layer whenever it is read, for estimators that
+        tell layers apart.
 
     Attributes
     ----------
@@ -51,16 +56,17 @@ class LayerScaler(TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    A matrix is one layer; `featpipe.LayerBlocks` have a floor for each layer and come out as one matrix,
-    layers side by side.
+    A matrix is one layer; `featpipe.LayerBlocks` have a floor for each layer. As blocks, layers keep ids, shapes
+    and augmented views, which are scaled alike; the digest of a layer then covers what it is scaled by.
     """
 
     __metadata_request__fit = {"sample_weight": True}  # noqa: RUF012 (scikit-learn's form)
 
-    def __init__(self, with_mean=True, with_std=True, floor=0.1):
+    def __init__(self, with_mean=True, with_std=True, floor=0.1, output="matrix"):
         self.with_mean = with_mean
         self.with_std = with_std
         self.floor = floor
+        self.output = output
 
     def fit(self, X, y=None, sample_weight=None):
         """Measure means and standard deviations.
@@ -76,6 +82,7 @@ class LayerScaler(TransformerMixin, BaseEstimator):
             raise RequestError(
                 f"floor must be >= 0, a fraction of the layer's standard deviation; got {self.floor!r}."
             )
+        self._check_output(X)
         X = self._validate(X, reset=True)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         if np.any(weight < 0) or not weight.sum() > 0:
@@ -89,9 +96,17 @@ class LayerScaler(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X):
-        """Standardise: ndarray of shape (n_stimuli, n_features), float32 if the features are."""
+        """Standardise.
+
+        Returns
+        -------
+        ndarray of shape (n_stimuli, n_features), float32 if the features are, or LayerBlocks
+        """
         check_is_fitted(self)
+        self._check_output(X)
         X = self._validate(X, reset=False)
+        if self.output == "blocks":
+            return scaled_blocks(X, *self._by_layer(X))
         out = np.empty(X.shape, dtype=getattr(X, "dtype", np.float32))
         start = 0
         for block in _layers(X):
@@ -107,6 +122,27 @@ class LayerScaler(TransformerMixin, BaseEstimator):
             return _check_feature_names_in(self, input_features)
         names = [f"{name}_{unit}" for name, width in self.layers_ for unit in range(width)]
         return np.asarray(names, dtype=object)
+
+    def _check_output(self, X) -> None:
+        if self.output not in ("matrix", "blocks"):
+            raise RequestError(f"output is {self.output!r}; it must be 'matrix' or 'blocks'.")
+        if self.output == "blocks" and not isinstance(X, LayerBlocks):
+            raise RequestError(
+                f"The scaler gives blocks only for LayerBlocks, and got {type(X).__name__}. Set output='matrix' here, "
+                "or output='blocks' in the features as well."
+            )
+
+    def _by_layer(self, X: LayerBlocks) -> list[list[np.ndarray | None]]:
+        """Return what to subtract from each layer, and what to divide it by, in the shape of its rows."""
+        given = (self.mean_ if self.with_mean else None, self.scale_ if self.with_std else None)
+        parts = list(zip(X.shapes, X.slices.values(), strict=True))
+        return [
+            [
+                None if values is None else values[part].astype(np.float32).reshape(shape)
+                for shape, part in parts
+            ]
+            for values in given
+        ]
 
     def _validate(self, X, *, reset: bool):
         if not isinstance(X, LayerBlocks):
@@ -130,6 +166,51 @@ class LayerScaler(TransformerMixin, BaseEstimator):
             out -= self.mean_[columns].astype(out.dtype)
         if self.with_std:
             out /= self.scale_[columns].astype(out.dtype)
+
+
+def scaled_blocks(
+    blocks: LayerBlocks, means: Sequence[np.ndarray | None], scales: Sequence[np.ndarray | None]
+) -> LayerBlocks:
+    """Return the same layers, less a mean and divided by a scale, whenever one is read.
+
+    Parameters
+    ----------
+    blocks : LayerBlocks
+    means, scales : sequence of ndarray, one per layer of the shape of its rows, or None to leave that out
+
+    Returns
+    -------
+    LayerBlocks
+        With the views scaled alike. Digests are made of those of the layers and of the numbers given.
+    """
+
+    def scaled(layer: int, values: np.ndarray) -> np.ndarray:
+        if means[layer] is not None:
+            values -= means[layer]
+        if scales[layer] is not None:
+            values /= scales[layer]
+        return values
+
+    return LayerBlocks(
+        blocks.ids,
+        names=blocks.names,
+        shapes=blocks.shapes,
+        dims=blocks.dims,
+        digests=[
+            digest_of(["scaled", digest, _digest_of_array(mean), _digest_of_array(scale)])
+            for digest, mean, scale in zip(blocks.digests, means, scales, strict=True)
+        ],
+        read=lambda layer, ids: scaled(
+            layer, np.array(blocks.read(layer, ids))
+        ),  # others may hold what was read
+        stream=lambda layer, ids: scaled(layer, blocks._stream(layer, ids)),
+        views=[scaled_blocks(view, means, scales) for view in blocks.views],
+        images=blocks.images,
+    )
+
+
+def _digest_of_array(values: np.ndarray | None) -> str | None:
+    return None if values is None else hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def _layers(X) -> Iterator[np.ndarray]:

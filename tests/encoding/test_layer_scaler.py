@@ -18,11 +18,13 @@ def test_scikit_learn_is_at_home(estimator, check):
     check(estimator)
 
 
-def _blocks(arrays):
+def _blocks(arrays, views=()):
     order = list(arrays)
     ids = [str(row) for row in range(len(arrays["a"]))]
     return LayerBlocks(
         ids,
+        views=[_blocks(view) for view in views],
+        images=lambda layer, wanted: [f"{order[layer]}{name}" for name in wanted],
         names=order,
         shapes=[arrays[name].shape[1:] for name in order],
         dims=[("channel", "y", "x")[: arrays[name].ndim - 1] for name in order],
@@ -82,6 +84,50 @@ def test_blocks_are_scaled_layer_by_layer_and_come_out_side_by_side(layers):
     expected = [LayerScaler().fit_transform(block.reshape(20, -1)) for block in layers.values()]
     np.testing.assert_allclose(found, np.hstack(expected), rtol=1e-6)
     assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("part", [{}, {"with_mean": False}, {"with_std": False}])
+def test_as_blocks_layers_are_scaled_when_read(layers, part):
+    blocks = _blocks(layers, views=[{name: 2 * block for name, block in layers.items()}])
+    expected = LayerScaler(**part).fit(blocks)
+    found = LayerScaler(output="blocks", **part).fit(blocks).transform(blocks)
+    np.testing.assert_array_equal(found.to_matrix(), expected.transform(blocks))
+    np.testing.assert_array_equal(found.views[0].to_matrix(), expected.transform(blocks.views[0]))
+    np.testing.assert_array_equal(found.stream("b", [4, 2]), found[[4, 2]].block("b"))
+    assert (found.names, found.shapes, found.dims) == (blocks.names, blocks.shapes, blocks.dims)
+    assert list(found.images(1, ["7"])) == ["b7"]
+
+
+def test_as_blocks_what_others_hold_in_memory_stays(layers):
+    before = {name: block.copy() for name, block in layers.items()}
+    held = LayerBlocks(
+        [str(row) for row in range(20)],
+        names=["a"],
+        shapes=[(3, 2, 2)],
+        dims=[("channel", "y", "x")],
+        digests=["a"],
+        read=lambda layer, ids: layers["a"],
+    )
+    scaled = LayerScaler(output="blocks").fit_transform(held)
+    scaled.block("a"), scaled.stream("a", slice(None))
+    np.testing.assert_array_equal(layers["a"], before["a"])
+
+
+def test_digests_tell_what_layers_are_scaled_by(layers):
+    blocks = _blocks(layers)
+    scalers = [LayerScaler(output="blocks"), LayerScaler(with_mean=False, output="blocks")]
+    whole, uncentred = (scaler.fit(blocks).transform(blocks).digests for scaler in scalers)
+    half = scalers[0].fit(blocks[:10]).transform(blocks).digests
+    again = LayerScaler(output="blocks").fit(blocks).transform(blocks[:5]).digests
+    assert again == whole
+    assert len({*blocks.digests, *whole, *uncentred, *half}) == 8
+
+
+def test_a_matrix_has_no_blocks(layers, rng):
+    with pytest.raises(RequestError, match="blocks only for LayerBlocks, and got ndarray"):
+        LayerScaler(output="blocks").fit(rng.standard_normal((4, 2)))
+    with pytest.raises(RequestError, match="output is 'frame'"):
+        LayerScaler(output="frame").fit(_blocks(layers))
 
 
 def test_names_say_the_layer(layers, rng):
