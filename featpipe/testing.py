@@ -97,7 +97,7 @@ def make_table_dataset(
 def make_algonauts2023(
     folder: str | Path,
     *,
-    subject: int = 1,
+    subject: int | Sequence[int] = 1,
     n_train: int = 12,
     n_test: int = 4,
     vertices: Literal["tiny", "real"] | tuple[int, int] = "tiny",
@@ -106,13 +106,17 @@ def make_algonauts2023(
     image_size: int = 32,
     seed: int = 0,
 ) -> Path:
-    """Write one subject in the official layout of the Algonauts 2023 challenge, under the real names.
+    """Write subjects in the official layout of the Algonauts 2023 challenge, under the real names.
+
+    Responses are linear in the coarse colours of the images, with noise: each vertex has a ceiling of its own, and
+    one in fifty has none, as real ones. A tenth of the training images are the same for all subjects.
 
     Parameters
     ----------
     folder : path
-        Gets ``subj01`` (or another subject) inside.
-    subject : int, 1 to 8
+        Gets ``subj01`` (or other subjects) inside.
+    subject : int or sequence of int, 1 to 8
+        ``range(1, 9)`` for the whole challenge.
     n_train, n_test : int
         Images; the real numbers are about 9 841 and 159 to 395.
     vertices : {"tiny", "real"} or (left, right)
@@ -120,7 +124,7 @@ def make_algonauts2023(
     test_responses : bool
         Also write ``test_fmri``, as the organisers' release has it.
     ceiling : {"fraction", "percent"}, optional
-        Write ``noise_ceiling`` in that unit; some vertices have none, as real ones.
+        Write ``noise_ceiling``, the true ones, in that unit.
     image_size : int
         Side of the images in pixels; the real one is 425.
     seed : int
@@ -128,44 +132,97 @@ def make_algonauts2023(
     Returns
     -------
     Path
-        The folder of the subject.
+        The folder of the subject, or the last one's.
     """
-    counts = {"tiny": _TINY, "real": VERTICES[subject]}.get(vertices, vertices)  # type: ignore[arg-type]
-    rng = np.random.default_rng([seed, subject])
-    home = Path(folder) / f"subj{subject:02d}"
-    names = _image_names(n_train, n_test, rng)
-    colours = make_images(home, names, size=image_size, seed=seed * 8 + subject)
-    responses, targets = simulate_responses(
-        colours, rois={"all": 1}, hemispheres=[str(v) for v in range(sum(counts))], seed=seed
-    )
-    splits = {"training": slice(n_train), "test": slice(n_train, None)}
-    for name, rows in splits.items() if test_responses else [("training", splits["training"])]:
-        _save_sides(home / f"{name}_split" / f"{name}_fmri", f"{name}_fmri", responses[rows], counts)
-    if ceiling is not None:
-        values = targets["noise_ceiling"].to_numpy() * rng.uniform(0.2, 1.6, len(targets))
-        values[rng.random(len(values)) < 0.02] = 0
-        values = (values * (100 if ceiling == "percent" else 1)).astype(np.float32)
-        _save_sides(home / "test_split" / "noise_ceiling", "noise_ceiling", values, counts)
-    _save_rois(home / "roi_masks", counts, rng)
+    for number in [subject] if isinstance(subject, int) else subject:
+        rng = np.random.default_rng([seed, number])
+        home = Path(folder) / f"subj{number:02d}"
+        counts = {"tiny": _TINY, "real": VERTICES[number]}.get(vertices, vertices)  # type: ignore[arg-type]
+        colours = _make_nsd_images(home, number, n_train, n_test, image_size, seed)
+        for hemisphere, count in zip(("lh", "rh"), counts, strict=True):
+            responses, ceilings = _vertex_responses(colours, count, rng)
+            train, test = home / "training_split", home / "test_split"
+            _save(train / "training_fmri" / f"{hemisphere}_training_fmri.npy", responses[:n_train])
+            if test_responses:
+                _save(test / "test_fmri" / f"{hemisphere}_test_fmri.npy", responses[n_train:])
+            if ceiling is not None:
+                unit = np.float32(100 if ceiling == "percent" else 1)
+                _save(test / "noise_ceiling" / f"{hemisphere}_noise_ceiling.npy", ceilings * unit)
+        _save_rois(home / "roi_masks", counts, rng)
     return home
 
 
-def _image_names(n_train: int, n_test: int, rng: np.random.Generator) -> list[str]:
-    """Name images as the challenge does; NSD ids of the splits are disjoint and ascending in each."""
-    nsd = rng.choice(73_000, n_train + n_test, replace=False)
-    parts = {"train": np.sort(nsd[:n_train]), "test": np.sort(nsd[n_train:])}
-    homes = {"train": "training_split/training_images", "test": "test_split/test_images"}
-    return [
-        f"{homes[part]}/{part}-{row + 1:04d}_nsd-{number:05d}.png"
-        for part, numbers in parts.items()
-        for row, number in enumerate(numbers)
-    ]
+_NSD_SHARED, _NSD_OWN = 1_000, 9_000  # images that all subjects of NSD saw, and those of one alone
 
 
-def _save_sides(folder: Path, name: str, values: np.ndarray, counts: tuple[int, int]) -> None:
+def _make_nsd_images(home: Path, subject: int, n_train: int, n_test: int, size: int, seed: int) -> np.ndarray:
+    """Write a subject's images, named as the challenge does, and return their colours, train before test.
+
+    An NSD id gives the same image whoever sees it. Ids of the two splits are disjoint and ascending in each.
+    """
+    nsd = np.random.default_rng([seed, 73]).permutation(_NSD_SHARED + 8 * _NSD_OWN)
+    shared, own = nsd[:_NSD_SHARED], nsd[_NSD_SHARED + (subject - 1) * _NSD_OWN :][:_NSD_OWN]
+    n_shared = max(n_train // 10, n_train + n_test - _NSD_OWN)
+    ids = {
+        "train": np.sort(np.concatenate([shared[:n_shared], own[: n_train - n_shared]])),
+        "test": np.sort(own[n_train - n_shared :][:n_test]),
+    }
+    colours = []
+    for split, folder in (("train", "training_split/training_images"), ("test", "test_split/test_images")):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        for row, number in enumerate(ids[split].tolist()):
+            pixels, cells = colour_fields(1, size=size, seed=seed * 73_000 + number)
+            Image.fromarray(pixels[0]).save(home / folder / f"{split}-{row + 1:04d}_nsd-{number:05d}.png")
+            colours.append(cells[0])
+    return np.stack(colours)
+
+
+def _vertex_responses(
+    colours: np.ndarray, n_vertices: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return responses (n_images, n_vertices) of unit variance, and the ceiling of each vertex."""
+    ceiling = rng.uniform(0.05, 0.9, n_vertices).astype(np.float32)
+    ceiling[rng.random(n_vertices) < 0.02] = 0
+    drive = (colours - colours.mean(axis=0)).astype(np.float32)
+    signal = drive @ rng.standard_normal((drive.shape[1], n_vertices), dtype=np.float32)
+    signal *= np.sqrt(ceiling) / signal.std(axis=0)
+    responses = rng.standard_normal(signal.shape, dtype=np.float32)
+    responses *= np.sqrt(1 - ceiling)
+    responses += signal
+    return responses, ceiling
+
+
+def _save(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values)
+
+
+def make_fsaverage(
+    folder: str | Path, *, form: Literal["gifti", "freesurfer"] = "gifti", n_vertices: int = 163_842
+) -> str:
+    """Write a made-up surface per hemisphere, points on a sphere of 100 mm, and return ``lh=FILE,rh=FILE``.
+
+    Needs nibabel.
+    """
+    import nibabel
+
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"lh_{name}.npy", np.ascontiguousarray(values[..., : counts[0]]))
-    np.save(folder / f"rh_{name}.npy", np.ascontiguousarray(values[..., counts[0] :]))
+    files = {}
+    for number, hemisphere in enumerate(("lh", "rh")):
+        points = np.random.default_rng(number).standard_normal((n_vertices, 3))
+        points = (100 * points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
+        triangles = np.array([[0, 1, 2]], dtype=np.int32)
+        files[hemisphere] = folder / (f"{hemisphere}.sphere" + (".surf.gii" if form == "gifti" else ""))
+        if form == "gifti":
+            arrays = [
+                nibabel.gifti.GiftiDataArray(points, intent="NIFTI_INTENT_POINTSET"),
+                nibabel.gifti.GiftiDataArray(triangles, intent="NIFTI_INTENT_TRIANGLE"),
+            ]
+            nibabel.save(nibabel.gifti.GiftiImage(darrays=arrays), files[hemisphere])
+        else:
+            nibabel.freesurfer.write_geometry(files[hemisphere], points, triangles, create_stamp="made up")
+    return ",".join(f"{hemisphere}={path}" for hemisphere, path in files.items())
 
 
 def _save_rois(folder: Path, counts: tuple[int, int], rng: np.random.Generator) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from featpipe.datasets._algonauts2023 import algonauts2023_vertices
 from featpipe.datasets._dataset import Dataset
-from featpipe.datasets._load import KINDS, is_data, load_dataset, load_stimuli, parse_data
+from featpipe.datasets._load import KINDS, is_data, load_dataset, load_stimuli, parse_data, subjects_of
 from featpipe.datasets._rdm_dataset import RDMDataset
 from featpipe.datasets._regions import REGIONS, default_masks, group_masks, region_order
 from featpipe.datasets._synthetic import colour_fields, make_synthetic_subject, simulate_responses
@@ -13,6 +14,7 @@ __all__ = [
     "REGIONS",
     "Dataset",
     "RDMDataset",
+    "algonauts2023_vertices",
     "colour_fields",
     "default_masks",
     "group_masks",
@@ -23,4 +25,5 @@ __all__ = [
     "parse_data",
     "region_order",
     "simulate_responses",
+    "subjects_of",
 ]

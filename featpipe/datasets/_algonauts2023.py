@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +24,81 @@ from featpipe.datasets._arrays import npy
 from featpipe.datasets._checks import checked_ceiling
 from featpipe.datasets._dataset import Dataset
 from featpipe.datasets._mapping import read_mapping
+from featpipe.datasets._recordings import Recording, join_recordings, union_of_stimuli
 from featpipe.datasets._regions import REGIONS, region_order
-from featpipe.datasets._subjects import pick_subject
+from featpipe.datasets._subjects import Subjects, pick_subjects
+from featpipe.datasets._surface import read_positions
 from featpipe.errors import DatasetError
 from featpipe.stimuli import StimulusSet
 
 HEMISPHERES = ("lh", "rh")
 _FOLDERS = {"train": "training", "test": "test"}  # training_split/training_images, test_split/test_images
-_ROWS_AT_ONCE = 256
 
 
-def load_algonauts2023(place: str, *, subject: str | int | None = None, split: str = "train") -> Dataset:
-    """Read one subject of the challenge, both hemispheres side by side.
+def load_algonauts2023(
+    place: str,
+    *,
+    subject: Subjects = None,
+    target: str | None = None,
+    split: str = "train",
+    surface: str | Mapping[str, str] | None = None,
+) -> Dataset:
+    """Read one subject of the challenge, both hemispheres side by side, or several subjects side by side.
+
+    Of several subjects the images are the union: an NSD id is one image, whoever saw it, and the responses of those
+    who did not are NaN.
 
     Parameters
     ----------
     place : str
         The folder with ``subj01`` to ``subj08``, or the folder of one subject.
-    subject : str or int, optional
-        ``1`` or ``subj01``; needed where there are several.
+    subject : str, int or sequence of them, optional
+        ``1`` or ``subj01``; needed where there are several. ``"1,2"``, ``[1, 2]`` or ``all`` joins them.
+    target : str, optional
+        Read only these targets: a mask, ``lh`` or ``rh``; of several subjects also one of theirs (``subj01.lh.V1v``).
     split : {"train", "test"}
         The test split has responses only in the organisers' release.
+    surface : str or mapping, optional
+        ``lh=FILE,rh=FILE``, surfaces of fsaverage, which give the targets their positions x, y, z.
 
     Returns
     -------
     Dataset
-        Ids ``nsd-00013``; targets by hemisphere, vertex and, if it is there, noise ceiling; a mask such as
-        ``lh.V1v`` per region and hemisphere that has vertices; ``test_stimuli`` where there are test images.
+        Ids ``nsd-00013``; targets by hemisphere, vertex and, if it is there, noise ceiling, several subjects' also by
+        subject; a mask such as ``lh.V1v`` (``subj01.lh.V1v``) per region and hemisphere that has vertices;
+        ``test_stimuli`` where there are test images.
 
     Raises
     ------
     DatasetError
-        When files are missing or do not fit together.
+        When files are missing or do not fit together, or what is asked for does not fit in memory.
     """
-    folder = _subject_folder(place, subject)
-    stimuli = _images(folder, _split_name(split))
+    split = _split_name(split)
+    found = [_recording(folder, split, surface) for folder in _subject_folders(place, subject)]
+    return join_recordings(found, name="algonauts2023", target=target)
+
+
+def load_algonauts2023_stimuli(place: str, *, subject: Subjects = None, split: str = "train") -> StimulusSet:
+    """Open only the images of one split, of one subject or of several together."""
+    split = _split_name(split)
+    sets = {folder.name: _images(folder, split) for folder in _subject_folders(place, subject)}
+    return union_of_stimuli(sets)
+
+
+def algonauts2023_subjects(place: str) -> list[str]:
+    """Return the names of the subjects that a folder of the challenge holds."""
+    return [folder.name for folder in _subject_folders(place, "all")]
+
+
+def algonauts2023_vertices(place: str, *, subject: str | int | None = None) -> dict[str, int]:
+    """Return the number of vertices per hemisphere of one subject, as the training responses have them."""
+    folder = _subject_folders(place, subject)[0]
+    return {hemisphere: _fmri(folder, hemisphere, "train").shape[1] for hemisphere in HEMISPHERES}
+
+
+def _recording(folder: Path, split: str, surface: str | Mapping[str, str] | None) -> Recording:
+    """Find all there is about one subject, and leave the responses on the disk."""
+    stimuli = _images(folder, split)
     sides = [_fmri(folder, hemisphere, split) for hemisphere in HEMISPHERES]
     for hemisphere, side in zip(HEMISPHERES, sides, strict=True):
         if len(side) != len(stimuli):
@@ -66,23 +107,16 @@ def load_algonauts2023(place: str, *, subject: str | int | None = None, split: s
                 "responses; the download may be incomplete."
             )
     targets = _targets(folder, {h: side.shape[1] for h, side in zip(HEMISPHERES, sides, strict=True)})
-    return Dataset(
-        name="algonauts2023",
+    if surface is not None:
+        targets[["x", "y", "z"]] = _positions(folder, targets, surface)
+    return Recording(
+        subject=folder.name,
         stimuli=stimuli,
-        ids=np.asarray(stimuli.ids),
-        responses=_side_by_side(sides),
+        sides=sides,
         targets=targets,
         masks=_masks(folder, targets),
-        subject=folder.name,
         test_stimuli=_images(folder, "test") if _has_images(folder, "test") else None,
     )
-
-
-def load_algonauts2023_stimuli(
-    place: str, *, subject: str | int | None = None, split: str = "train"
-) -> StimulusSet:
-    """Open only the images of one subject and split."""
-    return _images(_subject_folder(place, subject), _split_name(split))
 
 
 def _split_name(split: str) -> str:
@@ -91,19 +125,19 @@ def _split_name(split: str) -> str:
     return split
 
 
-def _subject_folder(place: str, subject: str | int | None) -> Path:
+def _subject_folders(place: str, subject: Subjects) -> list[Path]:
     root = Path(place).expanduser()
     if not root.is_dir():
         raise DatasetError(f"There is no folder {place!r}: write algonauts2023:DIR, DIR with subj01 inside.")
     if (root / "training_split").is_dir():
-        name = root.resolve().name
-        return root if subject is None else root.parent / pick_subject([name], subject, repr(place))
+        root = root.resolve()
+        return [root.parent / name for name in pick_subjects([root.name], subject, repr(place))]
     there = sorted(path.name for path in root.iterdir() if (path / "training_split").is_dir())
     if not there:
         raise DatasetError(
             f"{place!r} holds no subject of the challenge: none of its folders has a training_split."
         )
-    return root / pick_subject(there, subject, repr(place))
+    return [root / name for name in pick_subjects(there, subject, repr(place))]
 
 
 def _has_images(folder: Path, split: str) -> bool:
@@ -141,22 +175,16 @@ def _fmri(folder: Path, hemisphere: str, split: str) -> np.ndarray:
     responses = npy(path)
     if responses.ndim != 2:
         raise DatasetError(f"{str(path)!r} has shape {responses.shape}; (images, vertices) is needed.")
+    if responses.dtype.kind not in "fiu":
+        raise DatasetError(f"{str(path)!r} holds values of type {responses.dtype}; real numbers are needed.")
     return responses
-
-
-def _side_by_side(sides: list[np.ndarray]) -> np.ndarray:
-    """Join mapped arrays column-wise into one float32 array, a few rows in memory at a time."""
-    joined = np.empty((len(sides[0]), sum(side.shape[1] for side in sides)), dtype=np.float32)
-    for start in range(0, len(joined), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        np.concatenate([side[rows] for side in sides], axis=1, out=joined[rows], casting="same_kind")
-    return joined
 
 
 def _targets(folder: Path, vertices: dict[str, int]) -> pd.DataFrame:
     columns: dict[str, Any] = {
         "hemisphere": np.repeat(list(vertices), list(vertices.values())),
         "vertex": np.concatenate([np.arange(count) for count in vertices.values()]),
+        "target": np.arange(sum(vertices.values())),  # keeps the number of a target that is selected later
     }
     ceilings = folder / "test_split" / "noise_ceiling"
     if ceilings.is_dir():
@@ -173,6 +201,23 @@ def _ceiling(path: Path, n_vertices: int) -> np.ndarray:
     if len(values) != n_vertices:
         raise DatasetError(f"{str(path)!r} holds {len(values)} ceilings for {n_vertices} vertices.")
     return values
+
+
+def _positions(folder: Path, targets: pd.DataFrame, surface: str | Mapping[str, str]) -> np.ndarray:
+    """Look up where each vertex is: (n_targets, 3)."""
+    counts = targets["hemisphere"].value_counts()
+    found = read_positions(surface, HEMISPHERES)
+    parts = []
+    for hemisphere in HEMISPHERES:
+        path = _existing(folder / "roi_masks" / f"{hemisphere}.all-vertices_fsaverage_space.npy")
+        kept = np.asarray(npy(path)).ravel() != 0
+        if len(kept) != len(found[hemisphere]) or kept.sum() != counts[hemisphere]:
+            raise DatasetError(
+                f"{str(path)!r} marks {kept.sum()} of {len(kept)} vertices of fsaverage; {counts[hemisphere]} of "
+                f"{len(found[hemisphere])} are needed, as there are responses."
+            )
+        parts.append(found[hemisphere][kept])
+    return np.concatenate(parts)
 
 
 def _masks(folder: Path, targets: pd.DataFrame) -> dict[str, np.ndarray]:

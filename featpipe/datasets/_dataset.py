@@ -140,14 +140,7 @@ class Dataset:
 
     def select_target(self, name: str) -> Self:
         """Keep one named group of targets: a mask such as ``lh.V1v``, or a value in a text column."""
-        choices = {**_values(self.targets), **self.masks}
-        if name not in choices:
-            close = get_close_matches(name, choices, 3) or list(choices)[:8]
-            raise DatasetError(
-                f"Dataset {self.name!r} has no group of targets {name!r}. "
-                + (f"There are {', '.join(close)}." if close else "Its targets have no groups.")
-            )
-        return self.select_targets(choices[name])
+        return self.select_targets(named_targets(name, self.targets, self.masks, self.name))
 
     def select_split(self, name: str) -> Self:
         """Keep the rows of one split."""
@@ -159,6 +152,26 @@ class Dataset:
     def __repr__(self) -> str:
         subject = f", subject {self.subject}" if self.subject else ""
         return f"Dataset({self.name!r}{subject}: {self.n_stimuli} stimuli × {self.n_targets} targets)"
+
+
+def named_targets(
+    name: str, targets: pd.DataFrame, masks: Mapping[str, np.ndarray], dataset: str
+) -> np.ndarray:
+    """Return the mask of one named group of targets, as `Dataset.select_target` means it.
+
+    Raises
+    ------
+    DatasetError
+        There is no group of that name.
+    """
+    choices = {**_values(targets), **masks}
+    if name not in choices:
+        close = get_close_matches(name, choices, 3) or list(choices)[:8]
+        raise DatasetError(
+            f"Dataset {dataset!r} has no group of targets {name!r}. "
+            + (f"There are {', '.join(close)}." if close else "Its targets have no groups.")
+        )
+    return choices[name]
 
 
 def _checked_targets(targets: pd.DataFrame, n_targets: int) -> pd.DataFrame:

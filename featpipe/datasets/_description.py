@@ -67,11 +67,15 @@ class TableDescription:
         said = {measured[0].partition(".")[0]: measured[0], "name": folder.resolve().name, "rows": "sorted"}
         return cls(folder, stimuli[0], targets=targets, splits=splits, **said)  # type: ignore[arg-type]
 
+    @property
+    def subjects(self) -> list[str]:
+        """Names of the subjects that some entry tells apart."""
+        per_subject = [value for key in PER_SUBJECT if isinstance(value := getattr(self, key), Mapping)]
+        return list(dict.fromkeys(name for value in per_subject for name in value))
+
     def of_subject(self, subject: str | int | None) -> tuple[dict[str, str], str | None]:
         """Return each per-subject entry as one path, and the subject's name if the description has any."""
-        names = list(
-            dict.fromkeys(s for key in PER_SUBJECT if isinstance(v := getattr(self, key), Mapping) for s in v)
-        )
+        names = self.subjects
         chosen = pick_subject(names, subject, f"Dataset {self.name!r}") if names else None
         paths: dict[str, str] = {}
         for key in PER_SUBJECT:
