@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from featpipe.ceilings import checked_ceiling as checked_ceiling  # one check for every source of ceilings
 from featpipe.errors import DatasetError
 
 _ROWS_AT_ONCE = 512  # a mask of all responses of a whole brain would be as large as a layer
@@ -67,44 +68,6 @@ def as_float32(values: Any, what: str) -> np.ndarray:
         raise DatasetError(f"The {what} are of type {array.dtype}; real numbers are needed.")
     with np.errstate(over="ignore"):  # found as infinity by whoever checks
         return array.astype(np.float32, copy=False)
-
-
-def checked_ceiling(values: Any, *, unit: str = "fraction", of: str = "r2") -> np.ndarray:
-    """Return noise ceilings as the fraction of variance that can be explained, 0 to 1.
-
-    Parameters
-    ----------
-    values : array of shape (n_targets,)
-        NaN where not known.
-    unit : {"fraction", "percent", "auto"}
-        "auto" tells by the range, which is safe for thousands of targets only.
-    of : {"r2", "r"}
-        Whether the values bound the explained variance or the correlation; the latter are squared.
-    """
-    ceiling = np.asarray(values, dtype=np.float64)
-    largest = float(np.nanmax(ceiling, initial=0.0))
-    smallest = float(np.nanmin(ceiling, initial=0.0))
-    if smallest < 0 or not np.isfinite(largest) or largest > 100:
-        raise DatasetError(
-            f"Noise ceilings run from {smallest:g} to {largest:g}; neither fractions (0 to 1) nor "
-            "percentages (0 to 100) do. Check the column."
-        )
-    if unit == "auto":
-        unit = "percent" if largest > 1.5 else "fraction"
-    if unit == "fraction" and largest > 1.5:
-        raise DatasetError(
-            f"Noise ceilings reach {largest:g}, which looks like percent. Write noise_ceiling = "
-            '{unit = "percent"} in the dataset.toml, or divide the column by 100.'
-        )
-    if unit == "fraction" and largest > 1 + 1e-6:
-        raise DatasetError(f"Noise ceilings reach {largest:g}; a fraction of variance is at most 1.")
-    if unit == "percent" and 0 < largest <= 1:
-        raise DatasetError(
-            f'Noise ceilings are said to be percent but reach only {largest:g}; write unit = "fraction" if '
-            "they are fractions."
-        )
-    fraction = np.minimum(ceiling / (100.0 if unit == "percent" else 1.0), 1.0)
-    return fraction**2 if of == "r" else fraction
 
 
 def checked_labels(values: Any, what: str, n_stimuli: int) -> np.ndarray:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
+from featpipe.ceilings import variance_components
 from featpipe.datasets._checks import (
     as_float32,
     checked_ceiling,
@@ -22,6 +24,8 @@ from featpipe.datasets._checks import (
 )
 from featpipe.errors import DatasetError
 from featpipe.stimuli import StimulusSet
+
+FROM_REPEATS = "variance components of the repeats"
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +118,29 @@ class Dataset:
         rows, sha256 = self.stimuli.manifest.rows, self.stimuli.sha256
         return np.asarray([sha256[rows[i]] for i in self.ids.tolist()])
 
-    @property
+    @cached_property
     def noise_ceiling(self) -> np.ndarray | None:
-        """Fraction of explainable variance per target, shape (n_targets,), or None where not known."""
-        if "noise_ceiling" not in self.targets:
-            return None
-        return self.targets["noise_ceiling"].to_numpy(dtype=np.float64)
+        """Fraction of explainable variance per target, shape (n_targets,), or None where not known.
+
+        What the table of targets says comes first. Else it is estimated from the repeats of all rows, by
+        `featpipe.ceilings.variance_components`: unlike split halves it needs no draws and leaves out no repeat.
+        """
+        if "noise_ceiling" in self.targets:
+            return self.targets["noise_ceiling"].to_numpy(dtype=np.float64)
+        return None if self.repeats is None else variance_components(self.repeats).noise_ceiling
+
+    @property
+    def noise_ceiling_from(self) -> str | None:
+        """Where the ceiling comes from: ``targets`` (given), `FROM_REPEATS` (estimated), or None."""
+        if "noise_ceiling" in self.targets:
+            return "targets"
+        return None if self.repeats is None else FROM_REPEATS
+
+    def noise_ceiling_on(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return the ceiling of some rows, which differs where it comes from repeats: those of test images are more."""
+        if self.noise_ceiling_from != FROM_REPEATS or self.repeats is None:
+            return self.noise_ceiling
+        return variance_components(self.repeats[rows]).noise_ceiling
 
     def select_rows(self, rows: np.ndarray) -> Self:
         """Keep some rows, given by integers or booleans; the images stay all there."""

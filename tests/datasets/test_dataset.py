@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from featpipe.ceilings import variance_components
 from featpipe.datasets import group_masks, load_dataset, region_order
 from featpipe.errors import DatasetError
 from featpipe.testing import make_table_dataset
@@ -96,3 +97,30 @@ def test_targets_with_an_empty_cell_are_in_no_group():
         "lh.V1": [True, False, False],
         "rh.V1": [False, False, True],
     }
+
+
+def with_repeats(dataset):
+    rng = np.random.default_rng(4)
+    single = dataset.responses[:, :, None] + rng.standard_normal((*dataset.responses.shape, 3))
+    targets = dataset.targets.drop(columns="noise_ceiling")
+    return replace(dataset, repeats=single, responses=single.mean(axis=2), targets=targets)
+
+
+def test_ceiling_of_repeats_is_that_of_the_selected_rows_and_targets(dataset):
+    made = with_repeats(dataset)
+    expected = variance_components(made.repeats).noise_ceiling
+    np.testing.assert_allclose(made.noise_ceiling, expected)
+    assert made.noise_ceiling_from == "variance components of the repeats"
+    rows, mask = np.arange(8), made.masks["lh.V1v"]
+    of_rows = variance_components(made.repeats[:8]).noise_ceiling
+    np.testing.assert_allclose(made.select_rows(rows).noise_ceiling, of_rows)
+    np.testing.assert_allclose(made.noise_ceiling_on(rows), of_rows)
+    np.testing.assert_allclose(made.select_targets(mask).noise_ceiling, expected[mask])
+
+
+def test_ceiling_that_is_given_comes_first(dataset):
+    assert dataset.repeats is not None
+    assert dataset.noise_ceiling_from == "targets"
+    np.testing.assert_array_equal(dataset.noise_ceiling, dataset.targets["noise_ceiling"])
+    bare = replace(dataset, repeats=None, targets=dataset.targets.drop(columns="noise_ceiling"))
+    assert bare.noise_ceiling is bare.noise_ceiling_from is bare.noise_ceiling_on(np.arange(3)) is None
