@@ -53,6 +53,8 @@ class Recipe:
     per_target : mapping of str to mapping
         Parameters of the pipeline that belong to one target, such as the configuration that a report gives for
         one region; see `for_target`.
+    variants : mapping of str to Pipeline
+        Other pipelines of the same report, by name; see `with_variant`.
     name, path, sha256 : str
         Filled by `load_recipe`.
     """
@@ -66,16 +68,19 @@ class Recipe:
     search: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     search_scoring: str = "pearson_r"
     per_target: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    variants: Mapping[str, Pipeline] = field(default_factory=dict)
     name: str = ""
     path: str = ""
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        first = self.pipeline.steps[0] if isinstance(self.pipeline, Pipeline) else ("", None)
-        if first[0] != "features" or not isinstance(first[1], CachedFeatures | JoinedFeatures):
-            raise RecipeError(
-                "A recipe's pipeline must begin with a step 'features' that is a CachedFeatures or a JoinedFeatures."
-            )
+        for pipeline in (self.pipeline, *self.variants.values()):
+            first = pipeline.steps[0] if isinstance(pipeline, Pipeline) else ("", None)
+            if first[0] != "features" or not isinstance(first[1], CachedFeatures | JoinedFeatures):
+                raise RecipeError(
+                    "A recipe's pipeline must begin with a step 'features' that is a CachedFeatures or a "
+                    "JoinedFeatures."
+                )
 
     @property
     def predicts(self) -> Literal["responses", "rdms"]:
@@ -85,6 +90,23 @@ class Recipe:
     def for_target(self, target: str | None) -> Recipe:
         """Return the recipe with the parameters that it gives for a target, if it gives any."""
         return self.with_params(self.per_target.get(target, {})) if target is not None else self
+
+    def with_variant(self, variant: str | None) -> Recipe:
+        """Return the recipe with another pipeline of the same report, or itself for None.
+
+        Raises
+        ------
+        RecipeError
+            Lists the variants there are.
+        """
+        if variant is None:
+            return self
+        if variant not in self.variants:
+            there = f"There are {', '.join(self.variants)}" if self.variants else "It has none"
+            raise RecipeError(
+                f"Recipe {self.name!r} has no variant {variant!r}. {there}; leave it out for its own."
+            )
+        return replace(self, pipeline=self.variants[variant])
 
     def with_params(self, params: Mapping[str, Any]) -> Recipe:
         """Return the recipe with parameters of its pipeline set, as ``--set`` does.

@@ -168,3 +168,15 @@ def test_an_unknown_name_lists_those_there_are():
         RecipeError, match=r"no recipe 'nothing'. There are baseline_algonauts2019, baseline_ridge, chimisso"
     ):
         load_recipe("nothing")
+
+
+def test_a_variant_is_another_pipeline_of_the_same_report():
+    own, other = (Pipeline([("features", CachedFeatures(model=model))]) for model in ("a", "b"))
+    recipe = Recipe("s", "c", own, variants={"other": other}, name="r")
+    assert recipe.with_variant(None) is recipe
+    assert recipe.with_variant("other").pipeline[0].model == "b"
+    assert recipe.pipeline[0].model == "a"
+    with pytest.raises(RecipeError, match=r"no variant 'third'. There are other; leave it out"):
+        recipe.with_variant("third")
+    with pytest.raises(RecipeError, match="begin with a step 'features'"):
+        Recipe("s", "c", own, variants={"bad": Pipeline([("scale", StandardScaler())])})

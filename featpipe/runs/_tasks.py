@@ -96,7 +96,10 @@ class ResponseTask:
 
     @property
     def params(self) -> dict[str, Any]:
-        return {}
+        """Regions and positions of the targets, for whatever parameter of these names was left open."""
+        known = {"rois": _positions_of_masks(self.dataset), "positions": _coordinates(self.dataset)}
+        asked = {k: k.rpartition("__")[2] for k, v in self.recipe.pipeline.get_params().items() if v is None}
+        return {k: known[name] for k, name in asked.items() if known.get(name) is not None}
 
     def scorer(self, name: str) -> Any:
         return get_scorer(name)
@@ -214,6 +217,17 @@ def make_task(dataset: Dataset | RDMDataset, recipe: Recipe, target: str | None)
     train_on = {k: v for k, v in recipe.pipeline.get_params().items() if k.endswith("__train_on")}
     _check_trained_on(dataset, train_on)
     return RDMTask(dataset, chosen_target(dataset, target), train_on)
+
+
+def _positions_of_masks(dataset: Dataset) -> dict[str, np.ndarray] | None:
+    """Return the targets of each region, by their numbers: they travel to workers with the pipeline."""
+    return {name: np.flatnonzero(mask).astype(np.int32) for name, mask in dataset.masks.items()} or None
+
+
+def _coordinates(dataset: Dataset) -> np.ndarray | None:
+    """Return where the targets lie, (n_targets, 3), if that is known."""
+    axes = ["x", "y", "z"]
+    return dataset.targets[axes].to_numpy(dtype=np.float64) if set(axes) <= set(dataset.targets) else None
 
 
 def _check_trained_on(dataset: RDMDataset, train_on: Mapping[str, Any]) -> None:
