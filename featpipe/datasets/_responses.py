@@ -124,8 +124,9 @@ class Responses:
 
     def _one(self, rows: Any, columns: Any) -> np.ndarray:
         if isinstance(rows, int | np.integer):
-            return np.asarray(self[np.array([rows]), ...])[0][columns]
-        return np.asarray(self[:, np.array([columns])][rows])[:, 0]
+            return np.asarray(np.asarray(self[np.array([rows]), ...])[0][columns])
+        column: np.ndarray = np.asarray(self[:, np.array([columns])][rows])
+        return column[:, 0]
 
     def __iter__(self) -> Iterator[Any]:
         return (self[row] for row in range(len(self)))
@@ -284,9 +285,11 @@ def _unpacked(packed: tuple[Any, ...]) -> np.ndarray:
     kind, *rest = packed
     if kind == "range":
         first, step, count = rest
-        return first + step * np.arange(count)
+        return np.asarray(first + step * np.arange(count))
     if kind == "mask":
         first, span, data = rest
-        return first + np.flatnonzero(np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=span))
+        return np.asarray(
+            first + np.flatnonzero(np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=span))
+        )
     dtype, data = rest
     return np.frombuffer(data, dtype=dtype).astype(np.intp)

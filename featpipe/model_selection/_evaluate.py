@@ -12,6 +12,7 @@ import numpy as np
 import sklearn
 from sklearn.base import clone
 from sklearn.model_selection import check_cv
+from sklearn.model_selection._search import BaseSearchCV
 from threadpoolctl import threadpool_limits
 
 from featpipe.errors import RequestError
@@ -36,7 +37,7 @@ class _Task:
     metrics: Mapping[str, Metric]
     keep: tuple[bool, bool]  # predictions, estimator
     parent: int  # process that asked
-    threads: int
+    threads: int | None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def evaluate(
     weight_scores=False,
     target_names=None,
     n_jobs=None,
+    threads=None,
+    progress=None,
     return_predictions=False,
     return_estimators=False,
 ) -> Evaluation:
@@ -74,8 +77,9 @@ def evaluate(
     pipeline : estimator
         Cloned for every fold.
     X : array of shape (n_stimuli,) of ids, or anything of that length that indexes by rows
-    Y : array of shape (n_stimuli, n_targets) or (n_stimuli,), or RDMs
-        Responses, NaN where a trial is missing; or any object with ``len`` and ``Y[rows, ...]``.
+    Y : array of shape (n_stimuli, n_targets) or (n_stimuli,), Responses, or RDMs
+        Responses, NaN where a trial is missing; or any object with ``len`` and ``Y[rows, ...]``. Those that stay
+        in their file are read inside each fold; only searches are given them unread, for each candidate to read.
     cv : int, {"group", "set"}, splitter or iterable of (train, test)
         Outer folds, see `make_cv`.
     scoring : str, sequence of str, or mapping of names to functions, optional
@@ -90,8 +94,11 @@ def evaluate(
         models fitted with and without weights compare.
     target_names : sequence of length n_targets, optional
     n_jobs : int, optional
-        Folds at a time, through joblib (``joblib.parallel_config("dask")`` uses a cluster). BLAS threads
-        are divided among them.
+        Folds at a time, through joblib (``joblib.parallel_config("dask")`` uses a cluster).
+    threads : int, optional
+        BLAS threads of a fold: with the same number, and the same batches of targets, scores are equal bit for
+        bit however many folds run at a time. By default the processors are divided among the folds.
+    progress : callable (folds done, folds in all), optional
     return_predictions, return_estimators : bool
 
     Returns
@@ -120,14 +127,39 @@ def evaluate(
         pipeline=fitted,
         wanted=wanted,
         weight=np.asarray(sample_weight) if weight_scores and sample_weight is not None else None,
-        metrics=get_metrics(scoring, rdms=isinstance(Y, RDMs) if isinstance(Y, RDMs | np.ndarray) else None),
+        metrics=get_metrics(scoring, rdms=_are_rdms(Y)),
         keep=(return_predictions, return_estimators),
         parent=os.getpid(),
-        threads=max(1, joblib.cpu_count() // workers),
+        threads=max(1, joblib.cpu_count() // workers) if threads is None and workers > 1 else threads,
     )
-    with threadpool_limits(task.threads if workers > 1 else None):
-        folds = joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(_fold)(task, X, Y, *split) for split in splits)
+    with threadpool_limits(task.threads):
+        folds = _Watched(progress, len(splits), n_jobs=n_jobs)(
+            joblib.delayed(_fold)(task, X, Y, *split) for split in splits
+        )
     return _collect(task, _ids(X), splits, folds, target_names)
+
+
+class _Watched(joblib.Parallel):
+    """`joblib.Parallel` that tells how many of its tasks are done, whatever the backend."""
+
+    def __init__(self, progress, total: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._progress = progress
+        self._total = total
+
+    def __call__(self, iterable):
+        if self._progress is not None:
+            self._progress(0, self._total)
+        return super().__call__(iterable)
+
+    def print_progress(self) -> None:
+        if self._progress is not None:
+            self._progress(self.n_completed_tasks, self._total)
+
+
+def _are_rdms(Y) -> bool | None:
+    """Say whether RDMs are scored; None of an object that only its metrics know."""
+    return True if isinstance(Y, RDMs) else False if hasattr(Y, "__array__") else None
 
 
 def _outer_splits(cv, X, groups, *, by_set: bool) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -163,13 +195,14 @@ def _refuse_leaks(X, splits) -> None:
 
 
 def _fold(task: _Task, X, Y, train: np.ndarray, test: np.ndarray) -> _Fold:
-    if os.getpid() != task.parent:
+    if os.getpid() != task.parent and task.threads is not None:
         threadpool_limits(task.threads)  # not undone: threads of one worker would undo each other's
     with sklearn.config_context(enable_metadata_routing=True):
         estimator = clone(task.pipeline)
-        estimator.fit(_rows(X, train), Y[train, ...], **take(task.wanted, train))
+        target = Y[train, ...] if isinstance(estimator, BaseSearchCV) else _read(Y[train, ...])
+        estimator.fit(_rows(X, train), target, **take(task.wanted, train))
         prediction = estimator.predict(_rows(X, test))
-    response = Y[test, ...]
+    response = _read(Y[test, ...])
     weight = {} if task.weight is None else {"sample_weight": task.weight[test]}
     scores = score_targets(task.metrics, response, prediction, **weight)
     numeric = isinstance(prediction, np.ndarray) and hasattr(response, "__array__")
@@ -181,6 +214,11 @@ def _fold(task: _Task, X, Y, train: np.ndarray, test: np.ndarray) -> _Fold:
         estimator=estimator if keep_estimator else None,
         chosen=getattr(estimator, "best_params_", None),
     )
+
+
+def _read(Y):
+    """Return responses as an array: those that stay in their file are read, once for all that look at them."""
+    return np.asarray(Y) if hasattr(Y, "__array__") else Y
 
 
 def _rows(X, rows: np.ndarray):
