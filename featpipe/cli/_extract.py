@@ -160,19 +160,51 @@ def extract_command(
         made = _views(views, augmentation, view_seed)
         orders = [_order(request, _needed("--layers", layers), store_dtype, precision, made)]
     source = _needed("--images", images) if recipe is None else _needed("--data", data)
-    stimuli = open_stimuli(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
+    sets = _stimulus_sets(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
     if dry:
         from featpipe.extraction import dry_run  # torch, which a run with nothing to do does without
 
-        plans = [dry_run(order, stimuli, store, means=means) for order in orders]
-        _say_each(plans, _dry_run_json, _say_dry_run, as_json)
+        plans = {
+            name: [dry_run(order, stimuli, store, means=means) for order in orders]
+            for name, stimuli in sets.items()
+        }
+        _say_sets(plans, lambda name: (_dry_run_json, _say_dry_run), as_json)
         return
-    with showing_progress("extract", quiet=as_json) as progress:
-        done = [
-            extract(order, stimuli, store, means=means, progress=progress, rehash=rehash) for order in orders
-        ]
-    _say_each(done, partial(_extraction_json, stimuli, cache), _say_extraction, as_json)
+    done: dict[str, list[Extraction]] = {}
+    for (
+        name,
+        stimuli,
+    ) in sets.items():  # one after the other: what two subjects saw is computed once and copied
+        with showing_progress(f"extract {name}".strip(), quiet=as_json) as progress:
+            done[name] = [
+                extract(order, stimuli, store, means=means, progress=progress, rehash=rehash)
+                for order in orders
+            ]
+    _say_sets(done, lambda name: (partial(_extraction_json, sets[name], cache), _say_extraction), as_json)
+
+
+def _stimulus_sets(
+    source: str, subject: str | None, split: str | None, **how: bool
+) -> dict[str, StimulusSet]:
+    """Open what is to be extracted: one set, or with ``--subject all`` one a subject, by its name."""
+    from featpipe.datasets import EVERYONE, is_data, subjects_of
+
+    if subject != EVERYONE or not is_data(source):
+        return {"": open_stimuli(source, subject, split, **how)}
+    return {name: open_stimuli(source, name, split, **how) for name in subjects_of(source)}
+
+
+def _say_sets(found: dict[str, list[Any]], sayers: Callable[[str], tuple[Any, Any]], as_json: bool) -> None:
+    """Print what was found for each set of images: as `_say_each`, under the names of subjects if there are any."""
+    if list(found) == [""]:
+        _say_each(found[""], *sayers(""), as_json)
+    elif as_json:
+        say_json({"subjects": {name: _one_object(each, sayers(name)[0]) for name, each in found.items()}})
+    else:
+        for name, each in found.items():
+            say(f"{name}:")
+            _say_each(each, *sayers(name), as_json)
 
 
 def _needed(option: str, value: Any) -> Any:
@@ -212,8 +244,12 @@ def _say_each(
         for one in found:
             show(one)
         return
+    say_json(_one_object(found, as_object))
+
+
+def _one_object(found: Sequence[Any], as_object: Callable[[Any], Any]) -> Any:
     objects = [as_object(one) for one in found]
-    say_json(objects[0] if len(objects) == 1 else {"networks": objects})
+    return objects[0] if len(objects) == 1 else {"networks": objects}
 
 
 def _refuse_beside(option: str, others: dict[str, Any], advice: str) -> None:

@@ -8,9 +8,11 @@ from featpipe.datasets._load import KINDS, is_data, load_dataset, load_stimuli, 
 from featpipe.datasets._rdm_dataset import RDMDataset
 from featpipe.datasets._regions import REGIONS, default_masks, group_masks, region_order
 from featpipe.datasets._responses import Responses
+from featpipe.datasets._subjects import EVERYONE, pick_subjects
 from featpipe.datasets._synthetic import colour_fields, make_synthetic_subject, simulate_responses
 
 __all__ = [
+    "EVERYONE",
     "KINDS",
     "REGIONS",
     "Dataset",
@@ -25,6 +27,7 @@ __all__ = [
     "load_stimuli",
     "make_synthetic_subject",
     "parse_data",
+    "pick_subjects",
     "region_order",
     "simulate_responses",
     "subjects_of",

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,8 @@ def _images(folder: Path, split: str) -> StimulusSet:
             raise DatasetError(f"{name!r} in {str(images)!r} is not named {split}-0001_nsd-00013 or alike.")
         numbers[name] = int(match[1]), match[2]
     order = sorted(stimuli.ids, key=lambda name: numbers[name][0])
+    if same := [pair for pair in pairwise(order) if numbers[pair[0]][0] == numbers[pair[1]][0]]:
+        raise DatasetError(f"{same[0][0]!r} and {same[0][1]!r} in {str(images)!r} have one number; which is first?")
     return stimuli.select(order).rename({name: number[1] for name, number in numbers.items()})
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featpipe.datasets import Dataset, RDMDataset, load_dataset, parse_data
+from featpipe.datasets import (
+    Dataset,
+    RDMDataset,
+    algonauts2023_vertices,
+    load_dataset,
+    parse_data,
+    pick_subjects,
+)
 from featpipe.errors import RequestError
 from featpipe.extraction import Means, Progress
-from featpipe.metrics import METRICS, is_constant
-from featpipe.model_selection import score_targets
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import predict
 from featpipe.runs._prediction_files import Predictions, read_predictions
 from featpipe.runs._score_rdms import score_rdms
+from featpipe.runs._scored import Scored, together
 from featpipe.runs._seen import refuse_seen
-from featpipe.runs._summary import summarise, target_names
+from featpipe.runs._subjects import run_folders
+from featpipe.runs._submit2023 import read_submission
+from featpipe.runs._summary import target_names
 
 
 def score(
-    source: str,
+    source: str | Sequence[str],
     data: str,
     *,
     subject: str | None = None,
@@ -32,15 +40,16 @@ def score(
     progress: Progress | None = None,
     trust: bool = False,
 ) -> dict[str, Any]:
-    """Score a run folder or a file of predictions on a dataset.
+    """Score a run folder or a file of predictions on a dataset, or runs of several subjects together.
 
     Of data with splits the test split is scored. Images that the pipeline was fitted on are refused, also in
     a file of predictions that `featpipe predict` made.
 
     Parameters
     ----------
-    source : str
-        A run folder, or a file that `write_predictions` made.
+    source : str or sequence of str
+        A run folder, or a file that `write_predictions` made; of ``algonauts2023:`` also a submission (``.zip``).
+        Several run folders, or a folder of runs, are of one subject each.
     data : str
         DATA.
     subject, target : str, optional
@@ -51,13 +60,30 @@ def score(
     Returns
     -------
     dict
-        As ``summary.json``, see `summarise`; one fold.
+        As ``summary.json``, see `summarise`; one fold. ``algonauts2023`` is the official score where the data have
+        ceilings, see `algonauts2023_score`. Of several subjects, see `subjects_summary`.
 
     Raises
     ------
     RequestError
         Ids or targets do not match, or images were in the training set.
     """
+    sources = run_folders([source] if isinstance(source, str) else source)
+    if len(sources) == 1 and sources[0].endswith(".zip") and parse_data(data)[0] == "algonauts2023":
+        return together(_scored_submission(sources[0], data, subject, target))
+    how: dict[str, Any] = {
+        "cache": cache, "means": means, "progress": progress, "trust": trust,
+    }  # fmt: skip
+    if len(sources) > 1:
+        return together(_of_responses(_score_one(one, data, subject, target, **how), one) for one in sources)
+    found = _score_one(sources[0], data, subject, target, **how)
+    return found.summary() if isinstance(found, Scored) else found
+
+
+def _score_one(
+    source: str, data: str, subject: str | None, target: str | None, **how: Any
+) -> Scored | dict[str, Any]:
+    """Score one run folder or file of predictions: responses, or the summary of RDMs."""
     run = RunFolder.open(source) if Path(source).is_dir() else None
     if run is not None:
         recorded = run.read_json("run.json")["data"]
@@ -70,7 +96,7 @@ def score(
     if isinstance(dataset, RDMDataset):
         if run is not None:
             refuse_seen(dataset, run.trained_on(dataset.digests.tolist()), str(run.path))
-        return score_rdms(source, dataset, target, cache=cache, means=means, progress=progress, trust=trust)
+        return score_rdms(source, dataset, target, **how)
     predictions: Any
     if run is None:
         read = read_predictions(source)
@@ -78,9 +104,31 @@ def score(
     else:
         _refuse_training_images(run, dataset)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
-        predictions = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
+        predictions = predict(run, stimuli, **how)
         names = run.target_names()
-    return _scores(dataset, predictions, names)
+    return _scored(dataset, predictions, names)
+
+
+def _of_responses(found: Scored | dict[str, Any], source: str) -> Scored:
+    if isinstance(found, Scored):
+        return found
+    raise RequestError(f"{source} predicts RDMs, which are scored one run at a time. Give that run alone.")
+
+
+def _scored_submission(path: str, data: str, subject: str | None, target: str | None) -> Iterator[Scored]:
+    """Score every subject of a submission zip, whose rows are the test images in their order."""
+    predictions = read_submission(path)
+    chosen = list(predictions) if subject is None else pick_subjects(list(predictions), subject, path)
+    for name in chosen:
+        dataset = load_dataset(data, subject=name, target=target, split="test")
+        assert isinstance(dataset, Dataset), "the challenge is of responses"
+        whole = (dataset.n_stimuli, sum(algonauts2023_vertices(parse_data(data)[1], subject=name).values()))
+        if predictions[name].shape != whole or not np.isfinite(predictions[name]).all():
+            raise RequestError(
+                f"{path} predicts {name} with shape {predictions[name].shape}; finite numbers for (images, vertices) "
+                f"{whole} are needed."
+            )
+        yield _scored(dataset, predictions[name][:, dataset.targets["target"].to_numpy()], None)
 
 
 def _held_out(data: str, subject: str | None, target: str | None) -> Dataset | RDMDataset:
@@ -94,7 +142,7 @@ def _held_out(data: str, subject: str | None, target: str | None) -> Dataset | R
     return dataset.select_split("test") if has_test else dataset
 
 
-def _scores(dataset: Dataset, predictions: np.ndarray, names: Sequence[str] | None) -> dict[str, Any]:
+def _scored(dataset: Dataset, predictions: np.ndarray, names: Sequence[str] | None) -> Scored:
     predictions = predictions[:, None] if predictions.ndim == 1 else predictions
     if predictions.shape != dataset.responses.shape:
         raise RequestError(
@@ -102,16 +150,7 @@ def _scores(dataset: Dataset, predictions: np.ndarray, names: Sequence[str] | No
             "Score them on the subject and target that they were made for (--subject, --target)."
         )
     _refuse_other_names(dataset, names)
-    found = score_targets(METRICS, dataset.responses, predictions)
-    scores = {name: values[None] for name, values in found.items()}
-    summary = summarise(scores, dataset)
-    return summary | {
-        "n_stimuli": dataset.n_stimuli,
-        "n_targets": dataset.n_targets,
-        "n_folds": 1,
-        "constant_predictions": int(is_constant(predictions).sum()),
-        "constant_responses": int(is_constant(dataset.responses).sum()),
-    }
+    return Scored.of(dataset, predictions)
 
 
 def _aligned(read: Predictions, dataset: Dataset) -> np.ndarray:
