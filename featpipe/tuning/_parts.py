@@ -1,0 +1,82 @@
+"""Parts of a module that stop by themselves: whose best weights are kept, and who leaves the computation.
+
+The entries of axis 0 of each parameter and buffer belong to parts (the ROIs of a head: rows of one weight
+matrix, layers of a stack). An optimiser that works element by element then trains every part as if it were
+alone, and a part that has stopped can be cut out of the module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+
+class Parts:
+    """The parts of a module in training.
+
+    Parameters
+    ----------
+    module : nn.Module
+    owners : mapping of str to int64 tensor of shape (size of axis 0,), optional
+        By name of every parameter and buffer, the part that each entry belongs to. None: the module is one
+        part, kept or not as a whole.
+    n_parts : int
+    """
+
+    def __init__(self, module: nn.Module, owners: Mapping[str, torch.Tensor] | None, n_parts: int) -> None:
+        self.module = module
+        self.n_parts = n_parts
+        self._all = None if owners is None else dict(owners)
+        self._now = self._all
+        self._best = {name: tensor.detach().clone() for name, tensor in _state(module).items()}
+
+    def keep(self, improved: torch.Tensor) -> None:
+        """Remember the present weights of some parts, a bool tensor of shape (n_parts,), as their best."""
+        for name, tensor in _state(self.module).items():
+            if self._all is None or self._now is None or improved.all():
+                self._best[name].copy_(tensor.detach())
+            else:
+                self._best[name][improved[self._all[name]]] = tensor.detach()[improved[self._now[name]]]
+
+    def cut(self, running: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """Take parts that have stopped out of the module and the optimiser: they cost nothing from here on."""
+        if self._now is None:
+            return
+        stay = {name: running[owner] for name, owner in self._now.items()}
+        if all(rows.all() for rows in stay.values()):
+            return
+        for name, tensor in _state(self.module).items():
+            moments = optimiser.state.get(tensor, {})
+            for key, value in moments.items():
+                if torch.is_tensor(value) and value.shape == tensor.shape:
+                    moments[key] = value[stay[name]]
+            tensor.grad = None
+            tensor.data = tensor.data[stay[name]]
+        self._now = {name: owner[stay[name]] for name, owner in self._now.items()}
+
+    def clip(self, limit: float) -> None:
+        """Scale the gradient of each part to a norm of at most `limit`."""
+        parameters = {name: p for name, p in self.module.named_parameters() if p.grad is not None}
+        if self._now is None:
+            nn.utils.clip_grad_norm_(list(parameters.values()), limit)
+            return
+        first = next(iter(parameters.values()))
+        squares = torch.zeros(self.n_parts, device=first.device)
+        for name, p in parameters.items():
+            squares.index_add_(0, self._now[name], p.grad.reshape(len(p), -1).square().sum(1))
+        scale = (limit / (squares.sqrt() + 1e-6)).clamp(max=1.0)  # as torch's clip_grad_norm_
+        for name, p in parameters.items():
+            p.grad *= scale[self._now[name]].reshape(-1, *[1] * (p.ndim - 1))
+
+    def restore(self) -> None:
+        """Put every part back, at its best."""
+        for name, tensor in _state(self.module).items():
+            tensor.grad = None
+            tensor.data = self._best[name]
+        self._now = self._all
+
+
+def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
