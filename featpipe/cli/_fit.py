@@ -11,6 +11,7 @@ from featpipe.cli._console import note, say, say_json, show_table, showing_progr
 from featpipe.cli._extract import open_stimuli
 from featpipe.cli._options import BatchSize, Cache, Device, Json, Split, Subject, Trust, Workers, batch_size
 from featpipe.cli._scores import show_chosen, show_summary
+from featpipe.cli._subjects import show_subjects
 from featpipe.errors import MissingDependency
 
 Data = Annotated[
@@ -141,8 +142,13 @@ def predict_command(
 
 
 def score_command(
-    source: Annotated[
-        str, typer.Argument(metavar="RUN|PREDICTIONS", help="A run folder or a file of predictions.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|PREDICTIONS …",
+            help="A run folder, a file of predictions, or of algonauts2023: a submission; several runs are of one "
+            "subject each.",
+        ),
     ],
     data: Data,
     subject: Subject = None,
@@ -158,7 +164,7 @@ def score_command(
 
     with showing_progress("extract", quiet=as_json) as progress:
         summary = score(
-            source,
+            sources,
             data,
             subject=subject,
             target=target,
@@ -170,7 +176,7 @@ def score_command(
     if as_json:
         say_json(summary)
         return
-    show_summary(summary)
+    show_subjects(summary)
 
 
 def report_command(
