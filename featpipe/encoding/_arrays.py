@@ -1,7 +1,9 @@
 """The one seam between NumPy and torch: solvers ask an array for its namespace and never say ``torch``.
 
 Arrays of NumPy and of torch follow the array API standard through array-api-compat, so that one text of a
-solver runs on a processor and on a GPU. torch is imported only where somebody names a device.
+solver runs on a processor and on a GPU. torch is imported only where somebody names a device. The small
+functions below are what the standard lacks, or what NumPy does in place and the standard does not. Rows are
+always named by integer ndarrays.
 """
 
 from __future__ import annotations
@@ -10,10 +12,26 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
+from scipy import linalg
 
 from featpipe.errors import MissingDependency, RequestError
 
-__all__ = ["array_namespace", "check_device", "on_device", "to_numpy"]
+__all__ = [
+    "array_namespace",
+    "check_device",
+    "column_dots",
+    "double",
+    "eigh",
+    "like",
+    "on_device",
+    "single_as",
+    "solve_symmetric",
+    "submatrix",
+    "take",
+    "to_numpy",
+]
+
+_ROWS_AT_A_TIME = 1024  # of a sum of float32 products
 
 
 def check_device(device: Any) -> None:
@@ -41,6 +59,71 @@ def on_device(array: np.ndarray, device: str) -> Any:
 def to_numpy(array: Any) -> np.ndarray:
     """Return an array of either kind as ndarray."""
     return array.detach().cpu().numpy() if is_torch_array(array) else np.asarray(array)
+
+
+def like(values: Any, reference: Any) -> Any:
+    """Return values, in their own dtype, as an array of the kind and on the device of another."""
+    if not is_torch_array(reference):
+        return to_numpy(values)
+    if is_torch_array(values):
+        return values.to(reference.device)
+    values = np.ascontiguousarray(values)
+    return array_namespace(reference).asarray(values, device=reference.device, copy=True)
+
+
+def single_as(values: Any, reference: Any) -> Any:
+    """Return values in the dtype of another array of their kind, without a copy where they have it."""
+    return array_namespace(values).astype(values, reference.dtype, copy=False)
+
+
+def double(values: Any) -> Any:
+    """Return a float64 copy."""
+    xp = array_namespace(values)
+    return xp.astype(values, xp.float64, copy=True)
+
+
+def take(values: Any, rows: np.ndarray) -> Any:
+    """Return some rows: ``values[rows]`` of either kind."""
+    if not is_torch_array(values):
+        return values[rows]
+    xp = array_namespace(values)
+    return xp.take(values, like(np.asarray(rows, dtype=np.int64), values), axis=0)
+
+
+def submatrix(values: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
+    """Return ``values[rows][:, columns]`` of either kind."""
+    if not is_torch_array(values):
+        return values[np.ix_(rows, columns)]
+    xp = array_namespace(values)
+    return xp.take(take(values, rows), like(np.asarray(columns, dtype=np.int64), values), axis=1)
+
+
+def column_dots(left: Any, right: Any) -> Any:
+    """Return the inner product of every pair of columns, (n_columns,), float64; float32 is summed in pieces."""
+    xp = array_namespace(left, right)
+    total = like(np.zeros(left.shape[1]), left)
+    for start in range(0, left.shape[0], _ROWS_AT_A_TIME):
+        rows = slice(start, start + _ROWS_AT_A_TIME)
+        if is_torch_array(left):
+            total += xp.sum(left[rows] * right[rows], axis=0)
+        else:
+            total += np.einsum("vt,vt->t", left[rows], right[rows])  # makes no array of products
+    return total
+
+
+def eigh(matrix: Any, *, overwrite: bool = False) -> tuple[Any, Any]:
+    """Return ascending eigenvalues and eigenvectors of a symmetric matrix of either kind."""
+    if is_torch_array(matrix):
+        return array_namespace(matrix).linalg.eigh(matrix)
+    return linalg.eigh(matrix, overwrite_a=overwrite, check_finite=False, driver="evd")
+
+
+def solve_symmetric(matrix: Any, right: Any) -> Any:
+    """Solve with a symmetric positive definite matrix of either kind; NumPy's is overwritten."""
+    if is_torch_array(matrix):
+        return array_namespace(matrix).linalg.solve(matrix, right)
+    factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.cho_solve(factor, right, check_finite=False)
 
 
 def _torch(device: str) -> Any:

@@ -4,17 +4,28 @@ The features are read once: folds subtract their held-out rows from the statisti
 the mean, instead of multiplying the features again. Statistics are accumulated in float64 in chunks, also
 for float32 features: a float32 Gram matrix loses every singular value below 3e-4 of the largest one, which
 penalties from 1e-2 up would show.
+
+Features that lie in memory are an array of NumPy or torch, and statistics stay of that kind and on its
+device. Features that do not fit in memory come as an n_stimuli × n_stimuli matrix that was accumulated
+elsewhere, from blocks of columns, and as a callable that yields these blocks again when coefficients are
+made (`GramStatistics.from_stimulus_products`). Nothing else of the solvers knows the difference: penalties
+are searched in the eigenvectors of that matrix, and a solution reads the features once, for all targets.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from featpipe.encoding._arrays import array_namespace, double, eigh, like, submatrix, take, to_numpy
+
 _CHUNK_VALUES = 1 << 22  # values turned to float64 at a time: 32 MiB
+
+Columns = Callable[[], Iterator[tuple[slice, Any]]]
 
 
 @dataclass(frozen=True)
@@ -26,27 +37,29 @@ class Decomposition:
 
     Parameters
     ----------
-    left : ndarray of shape (n_stimuli, rank), float64
+    left : array of shape (n_stimuli, rank), float64
         ``D^½ U``: a weight's root is in it.
-    eigenvalues : ndarray of shape (rank,), float64
+    eigenvalues : array of shape (rank,), float64
         Squared singular values, ascending.
-    scale : ndarray of shape (rank,), float64
+    scale : array of shape (rank,), float64
     """
 
-    left: np.ndarray
-    eigenvalues: np.ndarray
-    scale: np.ndarray
+    left: Any
+    eigenvalues: Any
+    scale: Any
 
-    def shrink(self, alpha) -> np.ndarray:
-        """Return ``scale / (eigenvalue + alpha)``: ndarray of shape (rank,) or (rank, n_alphas).
+    def shrink(self, alpha) -> Any:
+        """Return ``scale / (eigenvalue + alpha)``: array of shape (rank,) or (rank, n_alphas).
 
         For a penalty of 0 directions without variance get 0: the solution of least norm.
         """
-        alpha = np.asarray(alpha, dtype=np.float64)
-        eigenvalues, scale = (v.reshape(-1, *[1] * alpha.ndim) for v in (self.eigenvalues, self.scale))
+        xp = array_namespace(self.eigenvalues)
+        alpha = like(np.asarray(alpha, dtype=np.float64), self.eigenvalues)
+        shape = (-1, *[1] * alpha.ndim)
+        eigenvalues, scale = (xp.reshape(v, shape) for v in (self.eigenvalues, self.scale))
         total = eigenvalues + alpha
-        usable = total > _negligible(self.eigenvalues, len(self.left))
-        return np.divide(scale, total, out=np.zeros_like(total), where=usable | (alpha > 0))
+        usable = (total > _negligible(self.eigenvalues, self.left.shape[0])) | (alpha > 0)
+        return xp.where(usable, scale / xp.where(usable, total, xp.ones_like(total)), 0.0)
 
 
 class GramStatistics:
@@ -55,52 +68,122 @@ class GramStatistics:
 
     Parameters
     ----------
-    X : ndarray of shape (n_stimuli, n_features), float32 or float64
+    X : array of shape (n_stimuli, n_features), float32 or float64, of NumPy or torch
         Features; kept as they are, never copied in whole.
     weight : ndarray of shape (n_stimuli,), optional
         Non-negative weight per stimulus.
     center : bool
         Whether the model has an intercept.
+
+    Attributes
+    ----------
+    matrix : array of shape (n_features, n_features) or (n_stimuli, n_stimuli), float64
+    primal : bool
+        Whether the matrix is feature by feature.
+    n_stimuli, n_features : int
+    dtype : dtype of the features, and of coefficients
+    weight : array of shape (n_stimuli,), float64
     """
 
-    def __init__(self, X: np.ndarray, *, weight: np.ndarray | None = None, center: bool = True) -> None:
+    def __init__(self, X: Any, *, weight: np.ndarray | None = None, center: bool = True) -> None:
+        self._describe(X.shape, X.dtype, center)
         self.X = X
+        self._columns: Columns | None = None
+        self.weight = like(np.ones(self.n_stimuli) if weight is None else np.asarray(weight, np.float64), X)
+        self.primal = self.n_features <= self.n_stimuli
+        self.origin = column_means(X, self.weight) if center else like(np.zeros(self.n_features), X)
+        self.matrix = self._feature_gram(np.arange(self.n_stimuli)) if self.primal else self._stimulus_gram()
+
+    @classmethod
+    def from_stimulus_products(
+        cls,
+        matrix: Any,
+        columns: Columns,
+        *,
+        n_features: int,
+        dtype: Any = np.float32,
+        weight: np.ndarray | None = None,
+        center: bool = True,
+    ) -> GramStatistics:
+        """Take statistics that were accumulated elsewhere, of features that are read in blocks of columns.
+
+        Parameters
+        ----------
+        matrix : array of shape (n_stimuli, n_stimuli), float64
+            ``Σ_b (X_b - o_b)(X_b - o_b)'`` over the blocks of columns, unweighted, about any origin ``o_b``
+            (the mean of the stimuli loses least to rounding), or about 0 where `center` is False. The
+            weights and the means of any subset are applied to this matrix later. On a GPU if it is there.
+        columns : callable () -> iterator of (slice, array of shape (n_stimuli, width))
+            The features themselves, uncentred, of all the stimuli in the order of `matrix`, in blocks of
+            columns whose slices make up ``range(n_features)`` in order. Called anew for every solution,
+            and read through once for all of its targets.
+        n_features : int
+        dtype : dtype
+            Of the coefficients.
+        weight, center
+            As for features in memory.
+        """
+        gram = cls.__new__(cls)
+        gram._describe((matrix.shape[0], n_features), dtype, center)
+        gram.X = None
+        gram._columns = columns
+        gram.weight = like(
+            np.ones(gram.n_stimuli) if weight is None else np.asarray(weight, np.float64), matrix
+        )
+        gram.primal = False
+        gram.matrix = matrix
+        return gram
+
+    def _describe(self, shape: tuple[int, ...], dtype: Any, center: bool) -> None:
+        self.n_stimuli, self.n_features = int(shape[0]), int(shape[1])
+        self.dtype = dtype
         self.center = center
-        self.weight = np.ones(len(X)) if weight is None else np.asarray(weight, dtype=np.float64)
-        self.primal = X.shape[1] <= X.shape[0]
-        self.origin = _column_means(X, self.weight) if center else np.zeros(X.shape[1])
-        everything = np.arange(len(X))
-        self.matrix = self._feature_gram(everything) if self.primal else self._stimulus_gram()
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the features are read in blocks of columns, and better only once."""
+        return self._columns is not None
 
     def decompose(self, rows: np.ndarray) -> Subset:
         """Decompose some stimuli: their features, centred on their own weighted mean."""
         return _PrimalSubset(self, rows) if self.primal else _DualSubset(self, rows)
 
-    def feature_gram(self, rows: np.ndarray) -> np.ndarray:
+    def columns(self) -> Iterator[tuple[slice, Any]]:
+        """Yield (slice of the features, their columns: array of shape (n_stimuli, width)), uncentred."""
+        if self._columns is not None:
+            yield from self._columns()
+            return
+        for part in _parts(self.n_features, self.n_stimuli):
+            yield part, self.X[:, part]
+
+    def feature_gram(self, rows: np.ndarray) -> Any:
         """Return ``Σ w (x - origin)(x - origin)'`` over some stimuli, (n_features, n_features), float64."""
-        left_out = np.setdiff1d(np.arange(len(self.X)), rows)
-        if len(left_out) + len(np.unique(rows)) != len(self.X) or len(np.unique(rows)) != len(rows):
+        left_out = np.setdiff1d(np.arange(self.n_stimuli), rows)
+        if len(left_out) + len(np.unique(rows)) != self.n_stimuli or len(np.unique(rows)) != len(rows):
             return self._feature_gram(rows)  # repeated rows: nothing to subtract from
         if len(left_out) > len(rows):
             return self._feature_gram(rows)
         return self.matrix - self._feature_gram(left_out)
 
-    def centred(self, rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    def centred(self, rows: np.ndarray) -> Iterator[tuple[slice, Any]]:
         """Yield (slice of `rows`, features less `origin` in float64), a chunk of stimuli at a time."""
-        for part in _parts(len(rows), self.X.shape[1]):
-            yield part, self.X[rows[part]].astype(np.float64) - self.origin
+        for part in _parts(len(rows), self.n_features):
+            chunk = double(take(self.X, rows[part]))
+            chunk -= self.origin
+            yield part, chunk
 
-    def _feature_gram(self, rows: np.ndarray) -> np.ndarray:
-        total = np.zeros((self.X.shape[1],) * 2)
+    def _feature_gram(self, rows: np.ndarray) -> Any:
+        total = like(np.zeros((self.n_features,) * 2), self.X)
         for part, chunk in self.centred(rows):
-            chunk *= np.sqrt(self.weight[rows[part]])[:, None]
+            chunk *= (take(self.weight, rows[part]) ** 0.5)[:, None]
             total += chunk.T @ chunk
         return total
 
-    def _stimulus_gram(self) -> np.ndarray:
-        total = np.zeros((len(self.X),) * 2)
-        for part in _parts(self.X.shape[1], len(self.X)):
-            chunk = self.X[:, part].astype(np.float64) - self.origin[part]
+    def _stimulus_gram(self) -> Any:
+        total = like(np.zeros((self.n_stimuli,) * 2), self.X)
+        for part in _parts(self.n_features, self.n_stimuli):
+            chunk = double(self.X[:, part])
+            chunk -= self.origin[part]
             total += chunk @ chunk.T
         return total
 
@@ -111,14 +194,14 @@ class Subset(ABC):
     Attributes
     ----------
     rows : ndarray of shape (n_rows,)
-    weight : ndarray of shape (n_rows,)
+    weight : array of shape (n_rows,)
     decomposition : Decomposition
     """
 
     def __init__(self, gram: GramStatistics, rows: np.ndarray) -> None:
         self.gram = gram
         self.rows = rows
-        self.weight = gram.weight[rows]
+        self.weight = take(gram.weight, rows)
         self.total = float(self.weight.sum())
         self.decomposition = self._decompose()
 
@@ -126,98 +209,155 @@ class Subset(ABC):
     def _decompose(self) -> Decomposition: ...
 
     @abstractmethod
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        """Return ``(X[rows] - mean) W``: ndarray of shape (len(rows), rank), float64."""
+    def project(self, rows: np.ndarray) -> Any:
+        """Return ``(X[rows] - mean) W``: array of shape (len(rows), rank), float64."""
 
     @abstractmethod
-    def right(self) -> np.ndarray:
-        """Return W: ndarray of shape (n_features, rank), in the dtype of the features."""
+    def right(self) -> Any:
+        """Return W: array of shape (n_features, rank), in the dtype of the features."""
 
     @abstractmethod
-    def mean(self) -> np.ndarray:
-        """Return the weighted mean of the features: ndarray of shape (n_features,), float64."""
+    def mean(self) -> Any:
+        """Return the weighted mean of the features: array of shape (n_features,), float64."""
+
+    @abstractmethod
+    def coefficients(self, weights: Any, out: np.ndarray) -> None:
+        """Write ``(W weights)'``, the coefficients in features, of shape (n_targets, n_features).
+
+        Parameters
+        ----------
+        weights : array of shape (rank, n_targets)
+            Coefficients in the directions W; their dtype is that of the arithmetic.
+        out : ndarray of shape (n_targets, n_features)
+        """
 
 
 class _PrimalSubset(Subset):
     def _decompose(self) -> Decomposition:
         gram = self.gram
-        self._shift = np.zeros(gram.X.shape[1])  # mean of these rows less the origin
+        self._shift = like(np.zeros(gram.n_features), gram.X)  # mean of these rows less the origin
         if gram.center:
             for part, chunk in gram.centred(self.rows):
                 self._shift += self.weight[part] @ chunk / self.total
-        matrix = gram.feature_gram(self.rows) - self.total * np.outer(self._shift, self._shift)
-        eigenvalues, self._right = np.linalg.eigh(matrix)
+        matrix = gram.feature_gram(self.rows) - self.total * (self._shift[:, None] * self._shift)
+        eigenvalues, self._right = eigh(matrix, overwrite=True)
         eigenvalues, scale = _eigenvalues(eigenvalues, len(self.rows))
-        left = np.empty((len(self.rows), len(scale)))
+        left = like(np.empty((len(self.rows), len(scale))), gram.X)
         for part, chunk in gram.centred(self.rows):
             chunk -= self._shift
             left[part] = (chunk @ self._right) / scale * self.weight[part, None]
         return Decomposition(left, eigenvalues, scale)
 
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate([(chunk - self._shift) @ self._right for _, chunk in self.gram.centred(rows)])
+    def project(self, rows: np.ndarray) -> Any:
+        xp = array_namespace(self._right)
+        parts = [(chunk - self._shift) @ self._right for _, chunk in self.gram.centred(rows)]
+        return xp.concat(parts, axis=0)
 
-    def right(self) -> np.ndarray:
-        return self._right.astype(self.gram.X.dtype, copy=False)
+    def right(self) -> Any:
+        return array_namespace(self._right).astype(self._right, self.gram.dtype, copy=False)
 
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Any:
         return self.gram.origin + self._shift
+
+    def coefficients(self, weights: Any, out: np.ndarray) -> None:
+        right = array_namespace(self._right).astype(self._right, weights.dtype, copy=False)
+        _write(out, weights.T, right.T)
 
 
 class _DualSubset(Subset):
     def _decompose(self) -> Decomposition:
-        root = np.sqrt(self.weight)
-        kernel = self._centred_kernel(self.rows) * root * root[:, None]
-        eigenvalues, self._left = np.linalg.eigh(kernel)
+        root = self.weight**0.5
+        kernel = self._centred_kernel(self.rows)
+        kernel *= root
+        kernel *= root[:, None]
+        eigenvalues, left = eigh(kernel, overwrite=True)
         eigenvalues, scale = _eigenvalues(eigenvalues, len(self.rows))
-        self._left *= root[:, None]
-        return Decomposition(self._left, eigenvalues, scale)
+        left *= root[:, None]
+        return Decomposition(left, eigenvalues, scale)
 
-    def project(self, rows: np.ndarray) -> np.ndarray:
-        return self._centred_kernel(rows) @ self._left / self.decomposition.scale
+    def project(self, rows: np.ndarray) -> Any:
+        return self._centred_kernel(rows) @ self.decomposition.left / self.decomposition.scale
 
-    def right(self) -> np.ndarray:
-        gram, scaled = self.gram, self._left / self.decomposition.scale
-        if gram.center:
-            scaled -= np.outer(self.weight / self.total, scaled.sum(axis=0))  # features need no centring then
-        right = np.empty((gram.X.shape[1], len(self.rows)), dtype=gram.X.dtype)
-        for part in _parts(gram.X.shape[1], len(self.rows)):
-            right[part] = (gram.X[self.rows, part].astype(np.float64) - gram.origin[part]).T @ scaled
+    def right(self) -> Any:
+        gram = self.gram
+        scaled = self._stimulus_weights(self.decomposition.left / self.decomposition.scale)
+        right = like(np.empty((gram.n_features, len(self.rows)), dtype=_numpy_dtype(gram.dtype)), gram.matrix)
+        for part, block in gram.columns():
+            chunk = double(take(block, self.rows))
+            if gram.center:
+                chunk -= column_means(chunk, self.weight)
+            right[part] = chunk.T @ scaled
         return right
 
-    def mean(self) -> np.ndarray:
-        if not self.gram.center:
-            return self.gram.origin
-        return _column_means(self.gram.X[self.rows], self.weight)
+    def mean(self) -> Any:
+        mean = like(np.zeros(self.gram.n_features), self.gram.matrix)
+        if self.gram.center:
+            for part, block in self.gram.columns():
+                mean[part] = column_means(take(block, self.rows), self.weight)
+        return mean
 
-    def _centred_kernel(self, rows: np.ndarray) -> np.ndarray:
+    def coefficients(self, weights: Any, out: np.ndarray) -> None:
+        xp = array_namespace(weights)
+        left = xp.astype(self.decomposition.left, weights.dtype, copy=False)
+        scale = xp.astype(self.decomposition.scale, weights.dtype)
+        dual = self._stimulus_weights(left @ (weights / scale[:, None])).T  # (n_targets, n_rows)
+        whole = len(self.rows) == self.gram.n_stimuli and np.array_equal(
+            self.rows, np.arange(self.gram.n_stimuli)
+        )
+        for part, block in self.gram.columns():
+            chosen = block if whole else take(block, self.rows)
+            _write(out[:, part], dual, xp.astype(like(chosen, dual), weights.dtype, copy=False))
+
+    def _stimulus_weights(self, dual: Any) -> Any:
+        """Make weights of stimuli sum to 0, in place, so that the features need no centring."""
+        if self.gram.center:
+            share = array_namespace(dual).astype(self.weight / self.total, dual.dtype)
+            dual -= share[:, None] * dual.sum(0)
+        return dual
+
+    def _centred_kernel(self, rows: np.ndarray) -> Any:
         """Return inner products of `rows` and ours, both less our mean: (len(rows), n_rows)."""
-        kernel = self.gram.matrix[np.ix_(rows, self.rows)]
+        kernel = submatrix(self.gram.matrix, rows, self.rows)
         if not self.gram.center:
             return kernel
         share = self.weight / self.total
-        ours = self.gram.matrix[np.ix_(self.rows, self.rows)] @ share
-        return kernel - (kernel @ share)[:, None] - ours + share @ ours
+        ours = submatrix(self.gram.matrix, self.rows, self.rows) @ share
+        kernel -= (kernel @ share)[:, None] + ours
+        kernel += share @ ours
+        return kernel
 
 
-def _eigenvalues(eigenvalues: np.ndarray, n_stimuli: int) -> tuple[np.ndarray, np.ndarray]:
-    eigenvalues = np.maximum(eigenvalues, 0.0)
-    floor = _negligible(eigenvalues, n_stimuli)
-    return eigenvalues, np.sqrt(np.maximum(eigenvalues, floor)) if floor > 0 else np.ones_like(eigenvalues)
-
-
-def _negligible(eigenvalues: np.ndarray, n_stimuli: int) -> float:
-    largest = float(eigenvalues.max(initial=0.0))
-    return largest * max(n_stimuli, len(eigenvalues)) * float(np.finfo(np.float64).eps)
-
-
-def _column_means(X: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    total = np.zeros(X.shape[1])
-    for part in _parts(len(X), X.shape[1]):
-        total += weight[part] @ X[part].astype(np.float64)
+def column_means(X: Any, weight: Any) -> Any:
+    """Return the weighted mean of every column, accumulated in float64: array of shape (n_columns,)."""
+    total = like(np.zeros(X.shape[1]), X)
+    for part in _parts(X.shape[0], X.shape[1]):
+        total += weight[part] @ double(X[part])
     return total / weight.sum()
+
+
+def _write(out: np.ndarray, left: Any, right: Any) -> None:
+    if isinstance(left, np.ndarray) and out.dtype == left.dtype:
+        np.matmul(left, right, out=out)
+    else:
+        out[...] = to_numpy(left @ right)
+
+
+def _numpy_dtype(dtype: Any) -> Any:
+    return np.float64 if "64" in str(dtype) else np.float32
+
+
+def _eigenvalues(eigenvalues: Any, n_stimuli: int) -> tuple[Any, Any]:
+    xp = array_namespace(eigenvalues)
+    eigenvalues = xp.clip(eigenvalues, 0.0, None)
+    floor = _negligible(eigenvalues, n_stimuli)
+    return eigenvalues, (xp.clip(eigenvalues, floor, None) ** 0.5 if floor > 0 else xp.ones_like(eigenvalues))
+
+
+def _negligible(eigenvalues: Any, n_stimuli: int) -> float:
+    largest = max(float(eigenvalues[-1]), 0.0)
+    return largest * max(n_stimuli, eigenvalues.shape[0]) * float(np.finfo(np.float64).eps)
 
 
 def _parts(length: int, width: int) -> Iterator[slice]:
     step = max(1, _CHUNK_VALUES // max(1, width))
-    return (slice(start, start + step) for start in range(0, length, step))
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))

@@ -41,15 +41,15 @@ def ridge(gram: GramStatistics, Y: np.ndarray, alpha: np.ndarray, *, rows=None, 
     """
     rows = np.arange(len(Y)) if rows is None else rows
     subset = gram.decompose(rows)
-    right, mean = subset.right(), subset.mean()
+    mean = subset.mean()
     left = subset.decomposition.left
-    coef = np.empty((Y.shape[1], gram.X.shape[1]), dtype=gram.X.dtype)
+    coef = np.empty((Y.shape[1], gram.n_features), dtype=gram.dtype)
     intercept = np.zeros(Y.shape[1])
     for part in batches(Y.shape[1], target_batch):
         response, offset = _centred_responses(subset, Y, part)
         # float64 up to here: rounding of the responses would be amplified by the smallest penalty
         weights = subset.decomposition.shrink(alpha[part]) * (left.T @ response)  # (rank, n_batch)
-        np.matmul(weights.astype(coef.dtype, copy=False).T, right.T, out=coef[part])
+        subset.coefficients(weights, coef[part])
         if gram.center:
             intercept[part] = offset - coef[part] @ mean
     return coef, intercept
@@ -103,7 +103,7 @@ class _HeldOut:
         self.center = subset.gram.center
         self.weight = subset.gram.weight[test]
         self.total = self.weight.sum()
-        dtype = subset.gram.X.dtype
+        dtype = subset.gram.dtype
         projected = subset.project(test)
         mean = self.weight @ projected / self.total
         projected = np.sqrt(self.weight)[:, None] * (projected - mean)

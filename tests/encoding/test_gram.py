@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from featpipe.encoding._gram import GramStatistics
+from featpipe.encoding._ridge import ridge
 
 SHAPES = [(60, 12), (40, 40), (12, 60)]  # tall, square, wide
 
@@ -65,3 +66,29 @@ def test_statistics_do_not_depend_on_the_chunks(rng, shape, monkeypatch):
     whole = GramStatistics(X).matrix
     monkeypatch.setattr("featpipe.encoding._gram._CHUNK_VALUES", 7 * max(shape))
     np.testing.assert_allclose(GramStatistics(X).matrix, whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("rows", [np.arange(30), np.arange(4, 25)])
+def test_a_gram_matrix_accumulated_elsewhere_serves_as_well(rng, center, rows):
+    X, Y = rng.standard_normal((30, 50)) + 2, rng.standard_normal((30, 4))
+    weight, alpha = rng.random(30) + 0.1, np.array([0.1, 1.0, 10.0, 100.0])
+    parts = [slice(0, 20), slice(20, 45), slice(45, 50)]
+    matrix = sum(_centred_products(X[:, part], weight, center) for part in parts)
+    streamed = GramStatistics.from_stimulus_products(
+        matrix,
+        lambda: ((part, X[:, part]) for part in parts),
+        n_features=50,
+        dtype=X.dtype,
+        weight=weight,
+        center=center,
+    )
+    found = ridge(streamed, Y, alpha, rows=rows)
+    expected = ridge(GramStatistics(X, weight=weight, center=center), Y, alpha, rows=rows)
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-11)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-11)
+
+
+def _centred_products(block, weight, center):
+    block = block - np.average(block, axis=0, weights=weight) if center else block
+    return block @ block.T
