@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -14,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError, StimulusNotCached
 from featpipe.features._memory import READS
-from featpipe.features._rows import images_of, rows_of
-from featpipe.features._settle import arrays_of, candidates, settle
+from featpipe.features._settle import candidates, settle
+from featpipe.features._stored_rows import StoredRows
 from featpipe.features._views import arrays_of_views, settle_views
 from featpipe.spec import FeatureSpec, digest_of
 from featpipe.store import CachedArray
@@ -169,21 +168,17 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         return blocks.to_matrix() if self.output == "matrix" else blocks
 
     def _blocks(self, ids, specs, views=()):
-        pools = [arrays_of(self.cache, spec, self.stimuli) for spec in specs]
-
-        def read(layer, ids, hold=True):
-            return rows_of(ids, pools[layer], specs[layer], hold=hold)
-
+        rows = StoredRows(self.cache, specs, self.stimuli)
         return LayerBlocks(
             ids,
             names=[spec.layer_label for spec in specs],
             shapes=self.row_shapes_,
             dims=self.dims_,
             digests=[spec.digest() for spec in specs],
-            read=read,
-            stream=partial(read, hold=False),
+            read=rows.read,
+            stream=rows.stream,
             views=views,
-            images=lambda layer, ids: images_of(ids, pools[layer], specs[layer]),
+            images=rows.images,
         )
 
     def get_feature_names_out(self, input_features=None):
