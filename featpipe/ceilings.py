@@ -295,8 +295,9 @@ def _split_half(repeats: np.ndarray, orders: np.ndarray) -> np.ndarray:
 def _mean_of(values: np.ndarray, chosen: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Average the chosen repeats: (n_stimuli, n_batch), 0 where none is."""
     chosen = chosen & ~np.isnan(values)
-    total: np.ndarray = np.where(chosen, values, 0.0).sum(axis=2, dtype=np.float64)
-    return total / np.maximum(count, 1)
+    total = np.where(chosen, values, 0.0).sum(axis=2, dtype=np.float64)
+    mean: np.ndarray = total / np.maximum(count, 1)
+    return mean
 
 
 def _share_of_noise(n_repeats: Any) -> float:
@@ -331,5 +332,6 @@ def _chunks(repeats: np.ndarray) -> Iterator[slice]:
 
 def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Divide, with NaN where the denominator is not positive."""
-    out: np.ndarray = np.full(np.shape(numerator), np.nan)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+    ratio = np.full(np.shape(numerator), np.nan)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio

@@ -10,6 +10,7 @@ from featpipe.ceilings import (
     split_half_reliability,
     variance_components,
 )
+from featpipe.model_selection._bootstrap import ScoreIntervals, bootstrap_interval
 from featpipe.model_selection._challenge_scores import (
     algonauts2021_score,
     algonauts2023_score,
@@ -19,19 +20,32 @@ from featpipe.model_selection._challenge_scores import (
 from featpipe.model_selection._evaluate import evaluate
 from featpipe.model_selection._evaluation import Evaluation
 from featpipe.model_selection._final import fit_final
+from featpipe.model_selection._inference import ResponseInference, false_discovery, response_inference
+from featpipe.model_selection._permutation import PermutationP, permutation_p
 from featpipe.model_selection._scorers import get_metrics, get_scorer, mean_over_folds, score_targets
 from featpipe.model_selection._splitters import SetKFold, make_cv, merge_groups
+from featpipe.model_selection._variance_partitioning import (
+    VariancePartition,
+    partition_r2,
+    partition_variance,
+)
 
 __all__ = [
     "Evaluation",
+    "PermutationP",
+    "ResponseInference",
+    "ScoreIntervals",
     "SetKFold",
     "VarianceComponents",
+    "VariancePartition",
     "algonauts2021_score",
     "algonauts2023_score",
     "algonauts2023_vertex_scores",
+    "bootstrap_interval",
     "checked_ceiling",
     "evaluate",
     "expected_noise_score",
+    "false_discovery",
     "fit_final",
     "get_metrics",
     "get_scorer",
@@ -40,6 +54,10 @@ __all__ = [
     "mean_over_folds",
     "merge_groups",
     "nsd_noise_ceiling",
+    "partition_r2",
+    "partition_variance",
+    "permutation_p",
+    "response_inference",
     "score_targets",
     "split_half_reliability",
     "variance_components",
