@@ -9,7 +9,20 @@ import typer
 
 from featpipe.cli._console import note, say, say_json, show_table, showing_progress
 from featpipe.cli._extract import open_stimuli
-from featpipe.cli._options import BatchSize, Cache, Device, Json, Split, Subject, Trust, Workers, batch_size
+from featpipe.cli._options import (
+    BatchSize,
+    Cache,
+    Dask,
+    Device,
+    Json,
+    Split,
+    Subject,
+    Threads,
+    Trust,
+    Workers,
+    batch_size,
+)
+from featpipe.cli._progress import showing_stages
 from featpipe.cli._scores import show_chosen, show_summary
 from featpipe.cli._subjects import show_subjects
 from featpipe.errors import MissingDependency
@@ -49,6 +62,8 @@ def fit_command(
     ] = None,
     cv: Annotated[str | None, typer.Option("--cv", help="A number of folds, group, splits or set.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes for the outer folds.")] = 1,
+    dask: Dask = None,
+    threads: Threads = None,
     do_extract: Annotated[bool, typer.Option("--extract", help="Extract what the cache lacks.")] = False,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in --out.")] = False,
@@ -70,13 +85,21 @@ def fit_command(
         target=target,
         cv=int(cv) if cv is not None and cv.isdecimal() else cv,
         n_jobs=jobs,
+        dask=dask,
+        threads=threads,
         extract=do_extract,
         overwrite=overwrite,
         trust=trust,
         given={"set": params, "search": searched},
     )
-    with showing_progress("extract", quiet=as_json) as progress:
-        run = fit(request, means=Means(device=device), progress=progress)
+    with showing_stages(quiet=as_json) as stage:
+        run = fit(
+            request,
+            means=Means(device=device),
+            progress=stage("extract"),
+            fold_progress=stage("folds"),
+            tell=None if as_json else note,
+        )
     report = _try_report(run.path)
     summary = run.read_json("summary.json")
     if as_json:

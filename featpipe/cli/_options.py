@@ -51,6 +51,23 @@ BatchSize = Annotated[str, typer.Option("--batch-size", help="auto, or a multipl
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Threads that decode images; one a processor.")
 ]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="N|ADDRESS",
+        help="Workers for folds, candidates and regions: N processes here, or a scheduler such as tcp://node1:8786 "
+        "whose workers see the cache, the data and the folder above --out under the same paths.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        help="BLAS threads of each task; by default processors divided by tasks at a time. Equal threads give equal "
+        "scores, wherever they are computed.",
+    ),
+]
 
 
 def model_request(

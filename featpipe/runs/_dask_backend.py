@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -40,8 +41,8 @@ class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
     supports_retrieve_callback = True
     default_n_jobs = -1
 
-    def __init__(self, folder: str, threads: int, client: Any = None) -> None:
-        super().__init__()
+    def __init__(self, folder: str, threads: int, client: Any = None, *, nesting_level: int = 0) -> None:
+        super().__init__(nesting_level=nesting_level)
         self.folder = folder
         self.threads = threads
         self._client = client
@@ -50,7 +51,7 @@ class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return DaskBackend, (self.folder, self.threads)
+        return partial(DaskBackend, nesting_level=self.nesting_level), (self.folder, self.threads)
 
     @property
     def client(self):
@@ -61,7 +62,7 @@ class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def get_nested_backend(self):
         """Tasks inside a task run on all workers as well."""
-        return DaskBackend(self.folder, self.threads), -1
+        return DaskBackend(self.folder, self.threads, nesting_level=(self.nesting_level or 0) + 1), -1
 
     def configure(self, n_jobs=1, parallel=None, **_):
         """Return how many tasks run at a time, whatever was asked for."""
@@ -77,7 +78,11 @@ class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
         """Send a batch of calls to whichever worker is free."""
         parcel = self._sender.pack(func)
         future = self.client.submit(
-            _run, parcel, self.folder, self.threads, key=f"featpipe-{uuid4().hex}", pure=False
+            _run,
+            *(parcel, self.folder, self.threads),
+            key=f"featpipe-{uuid4().hex}",
+            pure=False,
+            priority=self.nesting_level or 0,  # the candidates of a fold before the next fold
         )
         with self._lock:
             self._waiting[future] = callback

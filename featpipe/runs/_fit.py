@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +33,7 @@ from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import set_to_read
 from featpipe.runs._record import AnyDataset, run_record
 from featpipe.runs._tasks import Task, make_task
+from featpipe.runs._workers import Place, Tell, asked_workers, computing
 from featpipe.store import FeatureCache
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
@@ -55,6 +58,11 @@ class FitRequest:
         Overrides the recipe's folds and the data's splits.
     n_jobs : int
         Processes for the outer folds; -1 is one a processor.
+    dask : str, optional
+        Instead: how many workers to start here, or the address of a scheduler. They take folds, candidates of a
+        search and regions.
+    threads : int, optional
+        BLAS threads of each task. Runs of equal threads have equal scores, wherever they were computed.
     extract : bool
         Extract what the recipe needs and the cache lacks.
     overwrite : bool
@@ -70,6 +78,8 @@ class FitRequest:
     target: str | None = None
     cv: int | str | None = None
     n_jobs: int = 1
+    dask: str | None = None
+    threads: int | None = None
     extract: bool = False
     overwrite: bool = False
     trust: bool = False
@@ -78,9 +88,29 @@ class FitRequest:
     def __post_init__(self) -> None:
         if self.n_jobs == 0:
             raise RecipeError("--jobs is 0; give a number of processes, or -1 for one a processor.")
+        if self.threads is not None and self.threads < 1:
+            raise RecipeError(f"--threads is {self.threads}; give the BLAS threads of each task, at least 1.")
+        if self.dask is not None:
+            asked_workers(self.dask)
+            if self.n_jobs != 1:
+                raise RecipeError(
+                    "--jobs and --dask are two ways to compute folds at a time; give one of them."
+                )
+
+    @property
+    def cache_path(self) -> str:
+        """The cache as this machine's other processes find it, wherever they run."""
+        return self.cache if self.dask is None or "://" in self.cache else os.path.abspath(self.cache)
 
 
-def fit(request: FitRequest, *, means: Means | None = None, progress: Progress | None = None) -> RunFolder:
+def fit(
+    request: FitRequest,
+    *,
+    means: Means | None = None,
+    progress: Progress | None = None,
+    fold_progress: Progress | None = None,
+    tell: Tell | None = None,
+) -> RunFolder:
     """Run a recipe end to end.
 
     The scores come from outer folds (or from the data's own test split) whose rows nothing was fitted,
@@ -93,6 +123,9 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
     means : Means, optional
         How to extract, with ``request.extract``.
     progress : callable (images done, images in all), optional
+    fold_progress : callable (folds done, folds in all), optional
+    tell : callable (text), optional
+        Gets a line on dask's workers and dashboard.
 
     Returns
     -------
@@ -101,7 +134,9 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
     Raises
     ------
     RequestError
-        Recipe, data and cache do not fit together.
+        Recipe, data and cache do not fit together, or a worker does not see them.
+    WorkError
+        The workers were lost.
     """
     began = time.perf_counter()
     recipe = request.recipe
@@ -118,15 +153,17 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
     cv = outer_folds(request, dataset)
     folds = _folds(cv, dataset, task)
     estimator = _estimator(request, dataset, task, folds)
-    evaluation = _evaluate(request, dataset, task, estimator, folds)
-    evaluated = time.perf_counter()
-    final, rows = _fit_final(estimator, dataset, task)
-    times = {
-        "extract": ready - began,
-        "evaluate": evaluated - ready,
-        "fit": time.perf_counter() - evaluated,
-    }
-    record = run_record(request, dataset, task, evaluation, str(cv), final, extracted, times)
+    with _computing(request, task, tell) as place:
+        began_folds = time.perf_counter()
+        evaluation = _evaluate(dataset, task, estimator, folds, place, fold_progress)
+        evaluated = time.perf_counter()
+        final, rows = _fit_final(estimator, dataset, task, place)
+        times = {
+            "extract": ready - began,
+            "evaluate": evaluated - began_folds,
+            "fit": time.perf_counter() - evaluated,
+        }
+    record = run_record(request, dataset, task, evaluation, str(cv), final, extracted, times) | place.record
     folder.write_json("run.json", record)
     summary = task.summary(evaluation, folds) | _counts(dataset, evaluation, str(cv))
     if evaluation.chosen is not None:
@@ -137,6 +174,18 @@ def fit(request: FitRequest, *, means: Means | None = None, progress: Progress |
     folder.write_pipeline(final)
     folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
     return folder
+
+
+def _computing(request: FitRequest, task: Task, tell: Tell | None) -> AbstractContextManager[Place]:
+    return computing(
+        task.y,
+        out=request.out,
+        cache=request.cache_path,
+        dask=request.dask,
+        n_jobs=request.n_jobs,
+        threads=request.threads,
+        tell=tell or (lambda text: None),
+    )
 
 
 def _load(request: FitRequest) -> AnyDataset:
@@ -174,7 +223,7 @@ def _estimator(request: FitRequest, dataset: AnyDataset, task: Task, folds: Fold
     """Return the pipeline, told what to read and what to fit to, in its search if the recipe has one."""
     recipe = request.recipe
     where = {
-        "features__cache": request.cache,
+        "features__cache": request.cache_path,
         "features__stimuli": set_to_read(dataset.stimuli, request.cache),
     }
     pipeline = clone(recipe.pipeline).set_params(**where, **task.params)
@@ -182,18 +231,25 @@ def _estimator(request: FitRequest, dataset: AnyDataset, task: Task, folds: Fold
 
 
 def _evaluate(
-    request: FitRequest, dataset: AnyDataset, task: Task, estimator: BaseEstimator, folds: Folds
+    dataset: AnyDataset,
+    task: Task,
+    estimator: BaseEstimator,
+    folds: Folds,
+    place: Place,
+    progress: Progress | None,
 ) -> Evaluation:
     return evaluate(
         estimator,
         dataset.ids,
-        task.y,
+        place.y,
         cv=folds,
         scoring=task.scoring,
         groups=undivided_groups(dataset),
         sample_weight=task.weight,
         target_names=task.names,
-        n_jobs=request.n_jobs,
+        n_jobs=place.n_jobs,
+        threads=place.threads,
+        progress=progress,
         return_predictions=task.keep_predictions,
     )
 
@@ -239,12 +295,19 @@ def _searching(
     )
 
 
-def _fit_final(estimator: BaseEstimator, dataset: AnyDataset, task: Task) -> tuple[Pipeline, np.ndarray]:
+def _fit_final(
+    estimator: BaseEstimator, dataset: AnyDataset, task: Task, place: Place
+) -> tuple[Pipeline, np.ndarray]:
     """Fit on every row that a user may predict from: the training split, or all rows."""
     has_test = dataset.splits is not None and "train" in dataset.splits
     rows = np.flatnonzero(dataset.splits == "train") if has_test else np.arange(dataset.n_stimuli)
     fitted = fit_final(
-        estimator, dataset.ids, task.y, rows=rows, groups=undivided_groups(dataset), sample_weight=task.weight
+        estimator,
+        dataset.ids,
+        place.y,
+        rows=rows,
+        groups=undivided_groups(dataset),
+        sample_weight=task.weight,
     )
     pipeline = getattr(fitted, "best_estimator_", fitted)
     _forget_routing(pipeline)

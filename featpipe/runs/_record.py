@@ -11,7 +11,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_info
 
 from featpipe.datasets import Dataset, RDMDataset
 from featpipe.extraction import Extraction
@@ -72,8 +71,7 @@ def run_record(
         "seconds": {name: round(value, 3) for name, value in times.items()},
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
-        "jobs": request.n_jobs,  # divides the threads among folds, and so decides the last digits
-        "threads": {pool["user_api"]: pool["num_threads"] for pool in threadpool_info()},
+        "target_batch": {k: v for k, v in final.get_params().items() if k.endswith("target_batch")},
     }
 
 
