@@ -22,12 +22,13 @@ __all__ = [
     "column_dots",
     "double",
     "eigh",
+    "float_type",
     "like",
     "on_device",
-    "single_as",
     "solve_symmetric",
     "submatrix",
     "take",
+    "take_columns",
     "to_numpy",
 ]
 
@@ -71,9 +72,10 @@ def like(values: Any, reference: Any) -> Any:
     return array_namespace(reference).asarray(values, device=reference.device, copy=True)
 
 
-def single_as(values: Any, reference: Any) -> Any:
-    """Return values in the dtype of another array of their kind, without a copy where they have it."""
-    return array_namespace(values).astype(values, reference.dtype, copy=False)
+def float_type(dtype: Any, reference: Any) -> Any:
+    """Return float32 or float64 of either kind as the dtype of another array's kind."""
+    xp = array_namespace(reference)
+    return xp.float64 if "64" in str(dtype) else xp.float32
 
 
 def double(values: Any) -> Any:
@@ -88,6 +90,14 @@ def take(values: Any, rows: np.ndarray) -> Any:
         return values[rows]
     xp = array_namespace(values)
     return xp.take(values, like(np.asarray(rows, dtype=np.int64), values), axis=0)
+
+
+def take_columns(values: Any, columns: Any) -> Any:
+    """Return some columns: ``values[:, columns]`` of either kind, columns a slice or an integer ndarray."""
+    if isinstance(columns, slice) or not is_torch_array(values):
+        return values[:, columns]
+    xp = array_namespace(values)
+    return xp.take(values, like(np.asarray(columns, dtype=np.int64), values), axis=1)
 
 
 def submatrix(values: Any, rows: np.ndarray, columns: np.ndarray) -> Any:

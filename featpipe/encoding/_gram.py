@@ -21,7 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.encoding._arrays import array_namespace, double, eigh, like, submatrix, take, to_numpy
+from featpipe.encoding._arrays import (
+    array_namespace,
+    double,
+    eigh,
+    float_type,
+    like,
+    submatrix,
+    take,
+    to_numpy,
+)
 
 _CHUNK_VALUES = 1 << 22  # values turned to float64 at a time: 32 MiB
 
@@ -204,6 +213,20 @@ class Subset(ABC):
         self.weight = take(gram.weight, rows)
         self.total = float(self.weight.sum())
         self.decomposition = self._decompose()
+        self._single: Any = None
+
+    def left(self, dtype: Any) -> Any:
+        """Return the left factor in a dtype; that in float32 is made once."""
+        left = self.decomposition.left
+        if float_type(dtype, left) == left.dtype:
+            return left
+        if self._single is None:
+            self._single = array_namespace(left).astype(left, float_type(dtype, left))
+        return self._single
+
+    def row_norm(self) -> float:
+        """Return the largest norm of a row of features that `coefficients` multiplies; 0 if it multiplies none."""
+        return 0.0
 
     @abstractmethod
     def _decompose(self) -> Decomposition: ...
@@ -298,7 +321,7 @@ class _DualSubset(Subset):
 
     def coefficients(self, weights: Any, out: np.ndarray) -> None:
         xp = array_namespace(weights)
-        left = xp.astype(self.decomposition.left, weights.dtype, copy=False)
+        left = self.left(weights.dtype)
         scale = xp.astype(self.decomposition.scale, weights.dtype)
         dual = self._stimulus_weights(left @ (weights / scale[:, None])).T  # (n_targets, n_rows)
         whole = len(self.rows) == self.gram.n_stimuli and np.array_equal(
@@ -307,6 +330,11 @@ class _DualSubset(Subset):
         for part, block in self.gram.columns():
             chosen = block if whole else take(block, self.rows)
             _write(out[:, part], dual, xp.astype(like(chosen, dual), weights.dtype, copy=False))
+
+    def row_norm(self) -> float:
+        gram, xp = self.gram, array_namespace(self.gram.matrix)
+        offset = 0.0 if gram.streamed else float(gram.origin @ gram.origin) ** 0.5
+        return float(xp.max(xp.linalg.diagonal(gram.matrix))) ** 0.5 + offset
 
     def _stimulus_weights(self, dual: Any) -> Any:
         """Make weights of stimuli sum to 0, in place, so that the features need no centring."""

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from featpipe.encoding._gram import Decomposition, GramStatistics, Subset
+from featpipe.encoding._arrays import (
+    array_namespace,
+    column_dots,
+    double,
+    like,
+    take_columns,
+    to_numpy,
+)
+from featpipe.encoding._gram import GramStatistics, Subset
+from featpipe.encoding._held_out import HeldOut
+from featpipe.encoding._scaled import ScaledResponses, batches
+
+__all__ = [
+    "RidgeSolution",
+    "Split",
+    "batches",
+    "best_penalties",
+    "cross_validated_scores",
+    "missing_patterns",
+    "ridge",
+]
 
 Split = tuple[np.ndarray, np.ndarray]  # rows to fit, rows to score
 
+_ROUNDING = 1e-5  # of coefficients, relative: where float32 would lose more, float64 is used
 
-def ridge(gram: GramStatistics, Y: np.ndarray, alpha: np.ndarray, *, rows=None, target_batch: int = 1024):
+
+def ridge(
+    gram: GramStatistics,
+    Y: Any,
+    alpha: np.ndarray,
+    *,
+    rows: np.ndarray | None = None,
+    target_batch: int = 1024,
+    subset: Subset | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Solve ridge for every target from one decomposition.
 
     Minimises ``Σ_i w_i (Y[i, t] - b_t - X[i] c_t)² + alpha[t] ||c_t||²`` separately for each target t.
@@ -20,14 +51,16 @@ def ridge(gram: GramStatistics, Y: np.ndarray, alpha: np.ndarray, *, rows=None, 
     ----------
     gram : GramStatistics
         Of the features X and the weights w; without centring b is 0.
-    Y : ndarray of shape (n_stimuli, n_targets)
-        Responses.
+    Y : array of shape (n_stimuli, n_targets)
+        Responses, of NumPy or torch; those of NumPy go to the device of the features batch by batch.
     alpha : ndarray of shape (n_targets,)
         Penalty per target, in squared units of X; at 0 the solution of least norm.
     rows : ndarray of int, optional
         Stimuli to fit; all by default.
     target_batch : int
         Targets solved at a time, which bounds memory.
+    subset : Subset, optional
+        ``gram.decompose(rows)``, where it is there already.
 
     Returns
     -------
@@ -35,41 +68,136 @@ def ridge(gram: GramStatistics, Y: np.ndarray, alpha: np.ndarray, *, rows=None, 
         In the dtype of X.
     intercept : ndarray of shape (n_targets,), float64
 
+    Notes
+    -----
+    Float32 features are solved in float32 where an estimate of its rounding stays under 1e-5 of the norm of
+    the coefficients, and in float64 elsewhere: small penalties, nearly collinear features.
+
     References
     ----------
     Hastie, Tibshirani & Friedman (2009), section 3.4.1.
     """
-    rows = np.arange(len(Y)) if rows is None else rows
-    subset = gram.decompose(rows)
-    mean = subset.mean()
-    left = subset.decomposition.left
-    coef = np.empty((Y.shape[1], gram.n_features), dtype=gram.dtype)
-    intercept = np.zeros(Y.shape[1])
-    for part in batches(Y.shape[1], target_batch):
-        response, offset = _centred_responses(subset, Y, part)
-        # float64 up to here: rounding of the responses would be amplified by the smallest penalty
-        weights = subset.decomposition.shrink(alpha[part]) * (left.T @ response)  # (rank, n_batch)
-        subset.coefficients(weights, coef[part])
-        if gram.center:
-            intercept[part] = offset - coef[part] @ mean
-    return coef, intercept
+    subset = gram.decompose(np.arange(Y.shape[0]) if rows is None else rows) if subset is None else subset
+    responses = ScaledResponses(gram, Y, subset.rows, target_batch)
+    solution = RidgeSolution(subset, responses)
+    for part in batches(responses.n_targets, target_batch):
+        solution.solve(part, responses.values(subset.rows, part), np.asarray(alpha)[part])
+    return solution.finish()
+
+
+class RidgeSolution:
+    """Coefficients and intercepts of many targets, written a batch at a time.
+
+    Parameters
+    ----------
+    subset : Subset
+    responses : ScaledResponses
+        Of the subset's stimuli.
+    """
+
+    def __init__(self, subset: Subset, responses: ScaledResponses) -> None:
+        gram = subset.gram
+        self.subset = subset
+        self.responses = responses
+        self._rounding = float(np.finfo(np.float32).eps) if "32" in str(gram.dtype) else 0.0
+        self._row_norm = subset.row_norm() if self._rounding else 0.0
+        dtype = np.float32 if self._rounding else np.float64
+        self.coef = np.empty((responses.n_targets, gram.n_features), dtype=dtype)
+        self._waiting: dict[Any, list[tuple[np.ndarray, Any]]] = {}  # for features that are read only once
+
+    def latent(self, values: Any) -> Any:
+        """Return ``U' D^½ values``, of shape (rank, n_columns), in their dtype."""
+        return self.subset.left(values.dtype).T @ values
+
+    def solve(self, part: slice, values: Any, alpha: np.ndarray, latent: Any = None) -> None:
+        """Solve a batch of targets.
+
+        Parameters
+        ----------
+        part : slice of the targets
+        values : array of shape (n_rows, n_batch)
+            Their scaled responses.
+        alpha : ndarray of shape (n_batch,)
+        latent : array of shape (rank, n_batch), optional
+            `latent` of the values, where it is there already.
+        """
+        latent = self.latent(values) if latent is None else latent
+        shrink = self.subset.decomposition.shrink(alpha)
+        weights = array_namespace(latent).astype(shrink, latent.dtype) * latent
+        columns = np.arange(part.start, part.stop)
+        lossy = self._lossy(shrink, weights, column_dots(values, values))
+        if not lossy.all():
+            self._write(
+                columns[~lossy], weights if not lossy.any() else take_columns(weights, np.flatnonzero(~lossy))
+            )
+        if lossy.any():
+            chosen = columns[lossy]
+            exact = self.latent(self.responses.values(self.subset.rows, chosen, np.float64))
+            self._write(chosen, take_columns(shrink, np.flatnonzero(lossy)) * exact)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return coefficients (n_targets, n_features) and intercepts (n_targets,), float64."""
+        for parts in self._waiting.values():
+            weights = [weights for _, weights in parts]
+            self._make(
+                np.concatenate([columns for columns, _ in parts]),
+                array_namespace(weights[0]).concat(weights, axis=1),
+            )
+        intercept = np.zeros(len(self.coef))
+        if self.subset.gram.center:
+            mean = to_numpy(self.subset.mean())
+            for part in batches(len(self.coef), 256):
+                intercept[part] = self.responses.offset[part] - self.coef[part] @ mean
+        return self.coef, intercept
+
+    def _write(self, columns: np.ndarray, weights: Any) -> None:
+        unit = self.responses.unit[columns]
+        xp = array_namespace(weights)
+        weights = weights * xp.astype(like(1 / np.where(unit > 0, unit, 1.0), weights), weights.dtype)
+        if self.subset.gram.streamed:
+            self._waiting.setdefault(str(weights.dtype), []).append((columns, weights))
+        else:
+            self._make(columns, weights)
+
+    def _make(self, columns: np.ndarray, weights: Any) -> None:
+        if len(columns) == columns[-1] - columns[0] + 1:
+            self.subset.coefficients(weights, self.coef[columns[0] : columns[-1] + 1])
+            return
+        found = np.empty((len(columns), self.coef.shape[1]), dtype=self.coef.dtype)
+        self.subset.coefficients(weights, found)
+        self.coef[columns] = found
+
+    def _lossy(self, shrink: Any, weights: Any, squares: Any) -> np.ndarray:
+        """Say for which targets float32 would round the coefficients by more than 1e-5 of their norm.
+
+        Each inner product of a unit direction and the responses is off by about ``eps ||y||``. Coefficients made from
+        weights of stimuli are off by ``eps ||row|| ||weights||`` besides.
+        """
+        if not self._rounding:
+            return np.zeros(squares.shape[0], dtype=bool)
+        noise = squares * (shrink**2).sum(0)
+        if self._row_norm:
+            dual = double(weights) / self.subset.decomposition.scale[:, None]
+            noise = noise + self._row_norm**2 * column_dots(dual, dual)
+        return to_numpy(self._rounding**2 * noise > _ROUNDING**2 * column_dots(weights, weights))
 
 
 def cross_validated_scores(
     gram: GramStatistics,
-    Y: np.ndarray,
+    Y: Any,
     alphas: np.ndarray,
     splits: Sequence[Split],
     *,
     scoring: str = "r2",
     target_batch: int = 1024,
 ) -> np.ndarray:
-    """Score every penalty on held-out stimuli for every target.
+    """Score every penalty on held-out stimuli for every target, one decomposition a fold.
 
     Parameters
     ----------
     gram : GramStatistics
-    Y : ndarray of shape (n_stimuli, n_targets)
+    Y : array of shape (n_stimuli, n_targets)
+        Of NumPy or torch.
     alphas : ndarray of shape (n_alphas,)
     splits : sequence of (rows to fit, rows to score)
     scoring : {"r2", "pearson_r"}
@@ -81,79 +209,16 @@ def cross_validated_scores(
     scores : ndarray of shape (n_alphas, n_targets), float64
         Mean over the folds.
     """
-    scores = np.zeros((len(alphas), Y.shape[1]))
+    rows = np.unique(np.concatenate([part for split in splits for part in split]))
+    responses = ScaledResponses(gram, Y, rows, target_batch)
+    scores = np.zeros((len(alphas), responses.n_targets))
     for train, test in splits:
-        subset = gram.decompose(train)
-        held_out = _HeldOut(subset, test, alphas)
-        for part in batches(Y.shape[1], target_batch):
-            scores[:, part] += held_out.score(Y, part, scoring)
+        fold = HeldOut(gram.decompose(train), test, alphas)
+        for part in batches(responses.n_targets, target_batch):
+            targets = fold.prepare(responses, part)
+            for position in range(len(alphas)):
+                scores[position, part] += to_numpy(fold.score(targets, position, scoring))
     return scores / len(splits)
-
-
-class _HeldOut:
-    """The held-out stimuli of one fold: predictions of every penalty, scored without being kept.
-
-    Deviations of the predictions from their mean enter scores only through inner products, so where there
-    are more held-out stimuli than directions these rows are rotated to as many rows as directions.
-    """
-
-    def __init__(self, subset: Subset, test: np.ndarray, alphas: np.ndarray) -> None:
-        self.subset = subset
-        self.test = test
-        self.center = subset.gram.center
-        self.weight = subset.gram.weight[test]
-        self.total = self.weight.sum()
-        dtype = subset.gram.dtype
-        projected = subset.project(test)
-        mean = self.weight @ projected / self.total
-        projected = np.sqrt(self.weight)[:, None] * (projected - mean)
-        self.rotation = None
-        if len(test) > projected.shape[1]:
-            rotation, projected = np.linalg.qr(projected)
-            self.rotation = rotation.astype(dtype, copy=False)
-        self.shrink = _shrink_table(subset.decomposition, alphas)
-        self.mean = (mean * self.shrink).astype(dtype, copy=False)  # (n_alphas, rank)
-        self.projected = projected.astype(dtype, copy=False)
-        self.left = subset.decomposition.left.astype(dtype, copy=False)
-
-    def score(self, Y: np.ndarray, part: slice, scoring: str) -> np.ndarray:
-        """Return the scores of a batch of targets: ndarray of shape (n_alphas, n_batch)."""
-        dtype = self.projected.dtype
-        response, offset = _centred_responses(self.subset, Y, part)
-        unit = _units(
-            response
-        )  # scores are free of units, squares in float32 of field strengths in tesla are not
-        latent = self.left.T @ (response * unit).astype(dtype, copy=False)  # (rank, n_batch)
-        target, bias, scatter, lost = self._targets(Y, part, offset, unit)
-        scores = np.empty((len(self.shrink), latent.shape[1]))
-        for position, shrink in enumerate(self.shrink):
-            predicted = (self.projected * shrink.astype(dtype)) @ latent
-            if scoring == "r2":
-                predicted -= target
-                misfit = bias - self.mean[position] @ latent
-                error = _squares(predicted) + lost + self.total * misfit.astype(np.float64) ** 2
-                scores[position] = 1 - _safe_ratio(error, scatter)
-            else:
-                cross = np.einsum("vt,vt->t", predicted, target).astype(np.float64)
-                scores[position] = _safe_ratio(cross, np.sqrt(_squares(predicted) * scatter))
-        scores[:, scatter == 0] = 0.0
-        return scores
-
-    def _targets(self, Y: np.ndarray, part: slice, offset: np.ndarray, unit: np.ndarray):
-        """Return held-out responses about their mean, that mean, their scatter, and what rotation loses."""
-        response = Y[self.test, part].astype(np.float64)
-        mean = self.weight @ response / self.total
-        largest = np.abs(response).max(axis=0, initial=0.0)
-        response -= mean
-        response *= np.sqrt(self.weight)[:, None]
-        response *= unit
-        scatter = _squares(response)
-        scatter[scatter <= self.total * (1e-13 * largest * unit) ** 2] = 0.0  # constant but for rounding
-        target = response.astype(self.projected.dtype, copy=False)
-        if self.rotation is None:
-            return target, (mean - offset) * unit, scatter, 0.0
-        target = self.rotation.T @ target
-        return target, (mean - offset) * unit, scatter, np.maximum(scatter - _squares(target), 0.0)
 
 
 def best_penalties(scores: np.ndarray, alphas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -184,35 +249,3 @@ def missing_patterns(Y: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     _, first, member = np.unique(packed, axis=1, return_index=True, return_inverse=True)
     for pattern, target in enumerate(first):
         yield np.flatnonzero(member.ravel() == pattern), np.flatnonzero(present[:, target])
-
-
-def batches(n_targets: int, target_batch: int) -> Iterator[slice]:
-    """Yield slices of at most `target_batch` targets."""
-    return (slice(start, min(start + target_batch, n_targets)) for start in range(0, n_targets, target_batch))
-
-
-def _centred_responses(subset: Subset, Y: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Return a batch of responses less their weighted mean (float64), and that mean."""
-    response = Y[subset.rows, part].astype(np.float64)
-    if not subset.gram.center:
-        return response, np.zeros(response.shape[1])
-    offset = subset.weight @ response / subset.total
-    return response - offset, offset
-
-
-def _units(response: np.ndarray) -> np.ndarray:
-    """Return a power of two per target that brings its responses near 1, so that nothing is rounded."""
-    largest = np.maximum(response.max(axis=0), -response.min(axis=0))
-    return np.exp2(-np.clip(np.frexp(largest)[1], -1000, 1000).astype(np.float64))
-
-
-def _shrink_table(decomposition: Decomposition, alphas: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(decomposition.shrink(alphas).T)  # (n_alphas, rank)
-
-
-def _squares(values: np.ndarray) -> np.ndarray:
-    return np.einsum("vt,vt->t", values, values).astype(np.float64)
-
-
-def _safe_ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
