@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from featpipe.tuning._deep_head import DeepHead
+from featpipe.tuning._history import History
 from featpipe.tuning._linear_head import LinearHead
-from featpipe.tuning._loop import Epoch, History, train
+from featpipe.tuning._loop import Epoch, train
 from featpipe.tuning._rates import (
     DEEP,
     LINEAR_ALL_ROIS,

@@ -61,8 +61,8 @@ class DeepModule(nn.Module):
             self.blocks.append(made)
             width = wider
         self.weight, self.bias = read_outs(columns, width, generator)
-        self.register_buffer("column", torch.as_tensor(columns.column))
-        self.register_buffer("part", torch.as_tensor(columns.part))
+        self.register_buffer("column", torch.tensor(columns.column))
+        self.register_buffer("part", torch.tensor(columns.part))
         self._sizes = columns.sizes.tolist()
 
     def owners(self) -> dict[str, torch.Tensor] | None:

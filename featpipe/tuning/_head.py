@@ -20,7 +20,8 @@ from featpipe.errors import RequestError
 from featpipe.extraction._forward import choose_device
 from featpipe.tuning._columns import Columns, columns_of
 from featpipe.tuning._held_out import hold_out
-from featpipe.tuning._loop import History, train
+from featpipe.tuning._history import History
+from featpipe.tuning._loop import train
 from featpipe.tuning._objective import SquaredError
 from featpipe.tuning._responses import check_present, moments, standardised
 from featpipe.tuning._training import Training
@@ -65,6 +66,7 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
             The training diverged in its first epoch.
         """
         training = Training(**{name: getattr(self, name) for name in _TRAINING})
+        ids = X.ids if isinstance(X, LayerBlocks) else None
         X, y, weight = self._validate(X, y, sample_weight)
         Y = y.reshape(len(y), -1)
         columns = columns_of(self.rois, Y.shape[1])
@@ -75,8 +77,8 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.single_ = y.ndim == 1
         self._keep_history(history)
         self.validation_rows_ = np.empty(0, dtype=np.intp) if held_out is None else held_out
-        if isinstance(X, LayerBlocks):
-            self.validation_ids_ = X.ids[self.validation_rows_]
+        if ids is not None:
+            self.validation_ids_ = ids[self.validation_rows_]
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self._keep_weights({name: value.detach().cpu().numpy() for name, value in state.items()}, columns)
         return self
@@ -122,7 +124,7 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         kept = self.weights_
         columns = Columns(tuple(self.roi_names_), kept["column"], kept["part"], len(self.response_mean_))
         module = self._build(columns, None)
-        module.load_state_dict({name: torch.as_tensor(value) for name, value in kept.items()})
+        module.load_state_dict({name: as_tensor(value) for name, value in kept.items()})
         return module.eval()
 
     def _check_features(self, X):
@@ -132,11 +134,12 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _features(self, X, device: torch.device):
         """Return what gives the module its batches by ``[rows]``: by default a tensor on the device."""
-        return torch.as_tensor(X, device=device)
+        return as_tensor(X).to(device)
 
     def _validate(self, X, y, sample_weight):
         X = X.to_matrix() if isinstance(X, LayerBlocks) else X
-        X, y = validate_data(self, X, y, validate_separately=(_FOR_X, _FOR_Y))
+        for_x, for_y = ({**checks, "estimator": self} for checks in (_FOR_X, _FOR_Y))
+        X, y = validate_data(self, X, y, validate_separately=(for_x, for_y))
         return X, y, self._check_weight(X, y, sample_weight)
 
     def _check_weight(self, X, y, sample_weight) -> np.ndarray:
@@ -160,10 +163,10 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self, training: Training, X, Y, weight, columns: Columns, rows, held_out
     ) -> tuple[History, Any]:
         n_targets = Y.shape[1]
-        known = (
-            moments(Y[rows], weight[rows]) if self.standardise else (np.zeros(n_targets), np.ones(n_targets))
-        )
-        self.response_mean_, self.response_scale_ = known
+        mean, scale = np.zeros(n_targets), np.ones(n_targets)
+        if self.standardise:
+            mean, scale = moments(Y[rows], weight[rows])
+        self.response_mean_, self.response_scale_ = mean, scale
         self.architecture_ = self._architecture(X, columns)
         device = choose_device(training.device)
         module = self._build(columns, torch.Generator().manual_seed(training.seed)).to(device)
@@ -171,7 +174,7 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         objective = SquaredError(
             module,
             self._features(X, device),
-            torch.as_tensor(standardised(Y, *known), device=device),
+            torch.as_tensor(standardised(Y, mean, scale), device=device),
             weight=None if uniform else torch.as_tensor(weight, dtype=torch.float32, device=device),
             n_parts=len(columns.names),
         )
@@ -193,3 +196,8 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.regressor_tags.poor_score = True  # the reports' learning rates are made for thousands of stimuli
         return tags
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return an array as a tensor; a copy where it is read-only or unaligned, as memory maps may be."""
+    return torch.from_numpy(np.require(array, requirements=["C", "A", "W"]))

@@ -53,8 +53,8 @@ class LinearModule(nn.Module):
         if generator is None:
             nn.init.zeros_(self.weight)
             nn.init.zeros_(self.bias)
-        self.register_buffer("column", torch.as_tensor(columns.column))
-        self.register_buffer("part", torch.as_tensor(columns.part))
+        self.register_buffer("column", torch.tensor(columns.column))
+        self.register_buffer("part", torch.tensor(columns.part))
 
     def owners(self) -> dict[str, torch.Tensor]:
         """Return the ROI of each entry of axis 0 of every parameter and buffer."""

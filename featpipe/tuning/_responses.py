@@ -45,7 +45,7 @@ def check_present(Y: np.ndarray, columns: Columns, rows: np.ndarray, held_out: n
     missing = np.isnan(Y[rows]).all(axis=0)
     if missing.any():
         raise RequestError(
-            f"Target {int(np.argmax(missing))}{' and others' * (missing.sum() > 1)} has no response among the "
+            f"Target {int(np.argmax(missing))}{' and others' * bool(missing.sum() > 1)} has no response among the "
             f"{len(rows)} stimuli that are fitted. Leave such targets out."
         )
     if held_out is None:

@@ -1,7 +1,8 @@
 """Layers of many networks of one shape as one: parameters stacked, (n_stack, …), batched products.
 
 Every network of a stack begins with the weights that it would have alone, and all drop the same units at a
-time, so that a network in a stack is trained as it would be by itself.
+time, so that a network in a stack is trained as it would be by itself. Layers in front of batch normalisation have no bias: the normalisation
+takes it away again, its gradient is rounding alone, and Adam would make steps of full size of that.
 """
 
 from __future__ import annotations
@@ -62,13 +63,12 @@ class LinearBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.weight = stacked(n_stack, uniform((n_out, n_in), n_in, generator))
-        self.bias = stacked(n_stack, uniform((n_out,), n_in, generator))
         self.norm = StackedNorm(n_stack, n_out)
         self.dropout, self.residual = dropout, residual
 
     def forward(self, h: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return (n_stack, n_out, n_batch)."""
-        out = F.leaky_relu(self.norm(torch.baddbmm(self.bias[:, :, None], self.weight, h)))
+        out = F.leaky_relu(self.norm(torch.bmm(self.weight, h)))
         return h + out if self.residual else drop(out, self.dropout, generator)
 
 

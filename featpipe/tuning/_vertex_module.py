@@ -28,7 +28,6 @@ class VertexConvolution(nn.Module):
         super().__init__()
         self.weight = stacked(n_stack, uniform((n_out, n_in), n_in + n_code, generator))
         self.of_code = stacked(n_stack, uniform((n_out, n_code), n_in + n_code, generator))
-        self.bias = stacked(n_stack, uniform((n_out,), n_in + n_code, generator))
         self.norm = StackedNorm(n_stack, n_out)
 
     def forward(self, h: torch.Tensor, code: torch.Tensor, networks: slice | torch.Tensor) -> torch.Tensor:
@@ -41,7 +40,7 @@ class VertexConvolution(nn.Module):
         networks : slice or int64 tensor
             Which of the stack take part.
         """
-        placed = torch.baddbmm(self.bias[networks][:, :, None], self.of_code[networks], code.mT)
+        placed = torch.bmm(self.of_code[networks], code.mT)  # (n_networks, n_out, n_vertices)
         seen = torch.bmm(self.weight[networks], h.flatten(2)).reshape(len(h), -1, *h.shape[2:])
         return F.leaky_relu(self.norm(seen + placed[:, :, None], networks))
 
@@ -107,8 +106,9 @@ class VertexModule(nn.Module):
         self.bias = stacked(n_rois, uniform((1,), channels, generator))
         self.residual, self.dropout = residual, dropout
         self.vertices_per_step = vertices_per_step
-        for name, values in (("column", columns.column), ("part", columns.part), ("code", code)):
-            self.register_buffer(name, torch.as_tensor(values))
+        self.register_buffer("column", torch.tensor(columns.column))
+        self.register_buffer("part", torch.tensor(columns.part))
+        self.register_buffer("code", code)
         self._sizes = torch.as_tensor(columns.sizes)
 
     def owners(self) -> dict[str, torch.Tensor] | None:
