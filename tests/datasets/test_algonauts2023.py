@@ -7,10 +7,12 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 
-from featpipe.datasets import REGIONS, load_dataset, load_stimuli
+from featpipe.datasets import REGIONS, load_dataset, load_stimuli, subjects_of
 from featpipe.datasets._mapping import read_mapping
 from featpipe.errors import DatasetError
+from featpipe.metrics import pearson_r
 from featpipe.testing import VERTICES, make_algonauts2023
 
 
@@ -150,3 +152,147 @@ def test_a_mapping_as_large_as_a_bomb_is_not_opened(tmp_path):
     path.write_bytes(b"\0" * ((1 << 20) + 1))
     with pytest.raises(DatasetError, match="too many for names of regions"):
         read_mapping(path)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Three subjects of 30 training images, three of them the same for all."""
+    folder = tmp_path_factory.mktemp("several")
+    make_algonauts2023(folder, subject=[1, 2, 3], n_train=30, test_responses=True, ceiling="fraction")
+    return f"algonauts2023:{folder}"
+
+
+def test_several_subjects_are_one_dataset_over_the_union_of_their_images(several):
+    alone = {name: load_dataset(several, subject=name) for name in ("subj01", "subj03")}
+    joined = load_dataset(several, subject=["1", "3"])
+    assert joined.ids.tolist() == sorted({i for part in alone.values() for i in part.ids})
+    assert joined.n_stimuli == 2 * 30 - 3
+    naive = np.full(joined.responses.shape, np.nan, dtype=np.float32)
+    for number, part in enumerate(alone.values()):
+        for i, row in zip(part.ids, part.responses, strict=True):
+            naive[joined.ids.tolist().index(i), number * 136 : (number + 1) * 136] = row
+    np.testing.assert_array_equal(joined.responses, naive)
+
+
+def test_targets_of_several_subjects_say_whose_they_are(several):
+    joined, second = load_dataset(several, subject="1,2"), load_dataset(several, subject=2)
+    assert joined.subject == "subj01,subj02"
+    assert joined.targets["subject"].tolist() == ["subj01"] * 136 + ["subj02"] * 136
+    assert joined.targets["target"].tolist()[136] == "subj02.0"
+    np.testing.assert_array_equal(joined.masks["subj02.rh.FFA-1"][136:], second.masks["rh.FFA-1"])
+    assert not joined.masks["subj02.rh.FFA-1"][:136].any()
+    np.testing.assert_array_equal(joined.noise_ceiling[136:], second.noise_ceiling)
+
+
+@pytest.mark.parametrize("subject", ["1,2", "subj02,subj01", [1, 2], ("2", "01"), ["1", "1", "2"]])
+def test_subjects_are_named_in_any_form_and_order(several, subject):
+    assert load_dataset(several, subject=subject, target="lh.V1v").subject == "subj01,subj02"
+
+
+def test_all_subjects_are_everyone(several):
+    assert load_dataset(several, subject="all", target="lh.V1v").subject == "subj01,subj02,subj03"
+    assert subjects_of(several) == ["subj01", "subj02", "subj03"]
+
+
+@pytest.mark.parametrize("target", ["lh.V1v", "rh", "subj02", "subj02.lh.V1v", "subj02.rh"])
+def test_a_target_is_read_alone(several, target):
+    whole, part = load_dataset(several, subject="1,2"), load_dataset(several, subject="1,2", target=target)
+    wanted = [
+        target in (s, h, f"{s}.{h}") or any(whole.masks[m][n] for m in whole.masks if m.endswith(target))
+        for n, (s, h) in enumerate(zip(whole.targets["subject"], whole.targets["hemisphere"], strict=True))
+    ]
+    rows = np.isin(whole.ids, part.ids)
+    np.testing.assert_array_equal(part.responses, whole.responses[np.ix_(rows, wanted)])
+    assert part.targets["target"].tolist() == whole.targets["target"][wanted].tolist()
+    left = whole.responses[~rows][:, wanted]
+    assert np.isnan(left).all()  # images that nobody saw whose targets are read
+
+
+def test_images_of_several_subjects_are_each_there_once(several):
+    union = load_stimuli(several, subject="all", split="train")
+    alone = [load_stimuli(several, subject=s) for s in (1, 2, 3)]
+    assert set(union.ids) == {i for part in alone for i in part.ids}
+    for part in alone:
+        assert union.select(part.ids).sha256 == part.sha256
+        assert union.open(union.ids.index(part.ids[7])).tobytes() == part.open(7).tobytes()
+
+
+def test_one_id_of_two_images_is_refused(tmp_path):
+    homes = [make_algonauts2023(tmp_path, subject=s, n_train=30) for s in (1, 2)]
+    images = [{p.stem.partition("_")[2]: p for p in home.glob("training_split/*/*.png")} for home in homes]
+    shared = sorted(images[0].keys() & images[1].keys())[0]
+    images[1][shared].write_bytes(next(p for i, p in images[1].items() if i != shared).read_bytes())
+    with pytest.raises(DatasetError, match=f"{shared} is one image for subj01 and another for subj02"):
+        load_dataset(f"algonauts2023:{tmp_path}", subject="1,2")
+
+
+def test_what_does_not_fit_in_memory_is_refused_with_its_size(several, monkeypatch):
+    monkeypatch.setattr("featpipe.datasets._recordings.available_memory", lambda: 30_000)
+    message = r"subj01, subj02, 57 images × 272 targets, take 0.00 GB.*--target lh.V1v, or fewer subjects"
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(several, subject="1,2")
+    assert load_dataset(several, subject="1,2", target="lh.V1v").n_targets < 20
+
+
+@pytest.mark.parametrize(
+    ("subject", "target", "message"),
+    [
+        ("1,7", None, "no subject '7', only subj01, subj02, subj03"),
+        ("1,", None, "no subject ''"),
+        ([], None, "No subject of .* is chosen; there are subj01"),
+        ("1,2", "lh.V9", r"None of subj01, subj02 of 'algonauts2023' has .* 'lh.V9'. There are 'lh.V1v'"),
+        ("1,2", "subj03.lh.V1v", "None of subj01, subj02"),
+        ("1,2", "subj02.lh.V9", "'subj02' has no group of targets 'lh.V9'"),
+    ],
+)
+def test_subjects_and_targets_that_are_not_there(several, subject, target, message):
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(several, subject=subject, target=target)
+
+
+@pytest.mark.parametrize("data", ["synthetic:n=10", "table:x", "algonauts2019:x"])
+def test_subjects_of_other_data_are_not_joined(data):
+    with pytest.raises(DatasetError, match=r"cannot be joined into one dataset; those of algonauts2023: can"):
+        load_dataset(data, subject=["1", "2"])
+
+
+def test_responses_of_other_types_and_layouts_are_read_as_they_are(tmp_path):
+    home = make_algonauts2023(tmp_path)
+    expected = load_dataset(f"algonauts2023:{tmp_path}").responses
+    path = home / "training_split" / "training_fmri" / "lh_training_fmri.npy"
+    values = np.load(path)
+    for variant in (np.asfortranarray(values), values.astype(">f4"), values.astype(np.float64)):
+        np.save(path, variant)
+        np.testing.assert_array_equal(load_dataset(f"algonauts2023:{tmp_path}").responses, expected)
+
+
+def test_two_images_of_one_number_are_refused(tmp_path):
+    home = make_algonauts2023(tmp_path)
+    images = home / "training_split" / "training_images"
+    first = next(images.glob("train-0001*"))
+    (images / "train-0001_nsd-72999.png").write_bytes(first.read_bytes())
+    with pytest.raises(DatasetError, match="have one number; which is first"):
+        load_dataset(f"algonauts2023:{tmp_path}")
+
+
+def test_made_up_subjects_share_images_and_have_signal_at_their_ceilings(tmp_path):
+    make_algonauts2023(
+        tmp_path,
+        subject=[1, 2],
+        n_train=300,
+        n_test=200,
+        test_responses=True,
+        ceiling="percent",
+        image_size=8,
+    )
+    train, test = (load_dataset(f"algonauts2023:{tmp_path}", subject=1, split=s) for s in ("train", "test"))
+    other = load_dataset(f"algonauts2023:{tmp_path}", subject=2)
+    assert len(set(train.ids) & set(other.ids)) == 30
+    means = [
+        np.stack([np.asarray(d.stimuli.open(row), dtype=float).reshape(4, 2, 4, 2, 3).mean((1, 3)).ravel()
+                  for row in range(d.n_stimuli)]) for d in (train, test)
+    ]  # fmt: skip
+    predicted = Ridge(1.0).fit(means[0], train.responses).predict(means[1])
+    explained = pearson_r(test.responses, predicted) ** 2
+    assert abs(explained.mean() - test.noise_ceiling.mean()) < 0.08
+    assert np.corrcoef(explained, test.noise_ceiling)[0, 1] > 0.9
