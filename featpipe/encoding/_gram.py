@@ -57,6 +57,11 @@ class Decomposition:
     eigenvalues: Any
     scale: Any
 
+    def variances(self) -> Any:
+        """Return the eigenvalues, 0 where they are rounding: array of shape (rank,)."""
+        noise = _negligible(self.eigenvalues, self.left.shape[0])
+        return array_namespace(self.eigenvalues).where(self.eigenvalues > noise, self.eigenvalues, 0.0)
+
     def shrink(self, alpha) -> Any:
         """Return ``scale / (eigenvalue + alpha)``: array of shape (rank,) or (rank, n_alphas).
 
