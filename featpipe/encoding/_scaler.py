@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -184,13 +185,6 @@ def scaled_blocks(
         With the views scaled alike. Digests are made of those of the layers and of the numbers given.
     """
 
-    def scaled(layer: int, values: np.ndarray) -> np.ndarray:
-        if means[layer] is not None:
-            values -= means[layer]
-        if scales[layer] is not None:
-            values /= scales[layer]
-        return values
-
     return LayerBlocks(
         blocks.ids,
         names=blocks.names,
@@ -200,13 +194,30 @@ def scaled_blocks(
             digest_of(["scaled", digest, _digest_of_array(mean), _digest_of_array(scale)])
             for digest, mean, scale in zip(blocks.digests, means, scales, strict=True)
         ],
-        read=lambda layer, ids: scaled(
-            layer, np.array(blocks.read(layer, ids))
-        ),  # others may hold what was read
-        stream=lambda layer, ids: scaled(layer, blocks._stream(layer, ids)),
+        read=partial(_scaled, partial(_copied, blocks._read), means, scales),
+        stream=partial(_scaled, blocks._stream, means, scales),
         views=[scaled_blocks(view, means, scales) for view in blocks.views],
         images=blocks.images,
     )
+
+
+def _scaled(
+    read: Callable[[int, np.ndarray], np.ndarray],
+    means: Sequence[np.ndarray | None],
+    scales: Sequence[np.ndarray | None],
+    layer: int,
+    ids: np.ndarray,
+) -> np.ndarray:
+    values = read(layer, ids)
+    if (mean := means[layer]) is not None:
+        values -= mean
+    if (scale := scales[layer]) is not None:
+        values /= scale
+    return values
+
+
+def _copied(read: Callable[[int, np.ndarray], np.ndarray], layer: int, ids: np.ndarray) -> np.ndarray:
+    return np.array(read(layer, ids))  # others may hold what was read
 
 
 def _digest_of_array(values: np.ndarray | None) -> str | None:
