@@ -15,9 +15,10 @@ SHARES = ("roi", "all")
 class DeepHead(Head):
     """The deep model of Chimisso et al.: four linear blocks and a linear layer for each ROI and hemisphere.
 
-    A block is Linear (without a bias, which the next would take away), BatchNorm1d and LeakyReLU. With `residual`, every second block adds its output to its
-    input and keeps its width; the others widen by `widening` and drop a share `dropout` of their units. (The
-    report names these ingredients and not their order, which is ours.) The trunks of all ROIs are one stack
+    A block is Linear (without a bias, which the next would take away), BatchNorm1d and LeakyReLU. With
+    `residual`, every second block adds its output to its input and keeps its width; the others widen by
+    `widening` and drop a share `dropout` of their units. (The report names these ingredients and not their
+    order, which is ours.) The trunks of all ROIs are one stack
     of weights, (n_rois, n_out, n_in), and one batched product a block; the last layers are one matrix. Every
     ROI has the weights, batches and dropped units that it would have alone, and its own early stopping.
 

@@ -1,8 +1,9 @@
 """Layers of many networks of one shape as one: parameters stacked, (n_stack, …), batched products.
 
 Every network of a stack begins with the weights that it would have alone, and all drop the same units at a
-time, so that a network in a stack is trained as it would be by itself. Layers in front of batch normalisation have no bias: the normalisation
-takes it away again, its gradient is rounding alone, and Adam would make steps of full size of that.
+time, so that a network in a stack is trained as it would be by itself. Layers in front of batch normalisation
+have no bias: the normalisation takes it away again, its gradient is rounding alone, and Adam would make steps
+of full size of that.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def _naive(n_targets, *, residual):
     """The report's network of torch's own layers, drawn in order from one generator."""
     widths = [5, 6, 6, 8, 8] if residual else [5, 6, 8, 10, 12]  # times 1.25, rounded
     blocks = []
-    for number, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (n_in, n_out) in enumerate(pairwise(widths)):
         block = nn.Sequential(nn.Linear(n_in, n_out, bias=False), nn.BatchNorm1d(n_out), nn.LeakyReLU())
         blocks.append(_Residual(block) if residual and number % 2 else block)
     net = nn.Sequential(*blocks, nn.Linear(widths[-1], n_targets))

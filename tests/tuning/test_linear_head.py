@@ -90,7 +90,8 @@ def test_a_roi_does_not_depend_on_the_others(problem):
         )
     assert len(set(together.best_epoch_.values())) > 1
     stopped = np.isnan(together.history_["validation_loss"])
-    assert stopped.any() and not stopped.all(axis=1).any()
+    assert stopped.any()
+    assert not stopped.all(axis=1).any()
 
 
 def test_many_epochs_without_decay_are_least_squares(problem):
@@ -224,7 +225,7 @@ def test_a_missing_target_or_roi_is_named(problem):
     held = _head().fit(X, Y).validation_rows_
     gone = Y.copy()
     gone[held, 3] = np.nan
-    with pytest.raises(RequestError, match="ROI 'lh.PPA' has no response among the 7 stimuli held out"):
+    with pytest.raises(RequestError, match=r"ROI 'lh\.PPA' has no response among the 7 stimuli held out"):
         _head().fit(X, gone)
 
 
@@ -244,9 +245,9 @@ def test_wrong_parameters_say_what_is_right(problem, given, message):
 
 def test_too_few_stimuli_to_hold_any_out(problem):
     X, Y = problem
-    with pytest.raises(RequestError, match="holds out 0.9 of 3 stimuli, which leaves none"):
+    with pytest.raises(RequestError, match=r"holds out 0\.9 of 3 stimuli, which leaves none"):
         _head(validation_fraction=0.9).fit(X[:3], Y[:3])
-    with pytest.raises(RequestError, match="holds out 0.1 of 1 groups"):
+    with pytest.raises(RequestError, match=r"holds out 0\.1 of 1 groups"):
         _head().fit(X, Y, groups=np.zeros(len(X)))
     with pytest.raises(RequestError, match="sample_weight must be >= 0"):
         _head().fit(X, Y, sample_weight=-np.ones(len(X)))
