@@ -10,24 +10,58 @@ from featpipe.cli._console import note, say, show_table
 
 
 def show_summary(summary: dict[str, Any]) -> None:
-    """Print scores per group, the ceiling beside them where it is known."""
+    """Print scores per group, each beside its ceiling and its share of the ceiling where that is known."""
     if "nulls" in summary:
         show_rdm_summary(summary)
         return
-    scores, ceiling = summary["scores"], summary.get("noise_ceiling")
-    groups = list(next(iter(scores.values()))["groups"])
-    columns = ["group", *scores, *(["noise_ceiling"] if ceiling else [])]
-    tables = [*scores.values(), *([ceiling] if ceiling else [])]
-    rows = [[group, *(_number(table["groups"][group]) for table in tables)] for group in groups]
-    rows.append(["overall", *(_number(table["overall"]) for table in tables)])
-    show_table(columns, rows, right=columns[1:])
+    columns = _columns(summary)
+    heads = ["group", *(head for head, _ in columns)]
+    groups = list(next(iter(summary["scores"].values()))["groups"])
+    rows = [[group, *(_number(table["groups"].get(group)) for _, table in columns)] for group in groups]
+    rows.append(["overall", *(_number(table["overall"]) for _, table in columns)])
+    show_table(heads, rows, right=heads[1:])
     n_stimuli, n_folds = summary["n_stimuli"], summary["n_folds"]
     scored = summary.get("n_scored", n_stimuli)
     part = "" if scored == n_stimuli else f" ({scored} scored)"
     folds = f"{n_folds} fold{'' if n_folds == 1 else 's'}"
     say(f"{n_stimuli} stimuli{part}, {summary['n_targets']} targets, {folds}")
+    if (source := summary.get("noise_ceiling_from")) not in (None, "targets"):
+        say(f"ceiling: estimated, {source}")
+    if inference := summary.get("inference"):
+        _show_inference(inference)
     if summary.get("constant_predictions"):
         note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
+
+
+def _columns(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return head and values of the columns: each raw score, then its ceiling, then its share of the ceiling."""
+    scores = summary["scores"]
+    beside = {
+        "pearson_r": (summary.get("noise_ceiling_r"), summary.get("noise_normalized_r")),
+        "r2": (summary.get("noise_ceiling"), scores.get("noise_normalized_r2")),
+    }
+    columns = []
+    for metric, table in scores.items():
+        if metric == "noise_normalized_r2" and "r2" in scores:
+            continue
+        columns.append((metric, table))
+        ceiling, share = beside.get(metric, (None, None))
+        columns += [("ceiling", ceiling)] if ceiling else []
+        columns += [("of ceiling", share)] if share else []
+    return columns
+
+
+def _show_inference(inference: dict[str, Any]) -> None:
+    interval, chance, found = inference["interval"], inference["permutation"], inference["significant"]
+    low, high = interval["overall"]
+    say(
+        f"mean r: {100 * interval['level']:g} % interval {_number(low)} to {_number(high)} ({interval['n']} "
+        f"bootstraps of stimuli), p = {_number(chance['overall'])} ({chance['n']} permutations)"
+    )
+    say(
+        f"{found['overall']} of {found['n_tested']} targets above chance at a false discovery rate of {found['q']:g} "
+        f"({found['correction'].upper()})"
+    )
 
 
 def show_rdm_summary(summary: dict[str, Any]) -> None:

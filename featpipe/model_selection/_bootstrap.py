@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import RequestError
-from featpipe.model_selection._held_out import FoldValues, GroupMeans, HeldOut, number_of_scores
+from featpipe.model_selection._held_out import (
+    FoldValues,
+    GroupMeans,
+    HeldOut,
+    groups_in,
+    number_of_scores,
+)
 
 _DEGENERATE = (
     1e-5  # share of the variance below which a draw holds, but for rounding, one value again and again
@@ -64,7 +70,7 @@ def bootstrap_interval(
     masks : mapping of str to array of bool, shape (n_targets,), optional
         Groups of targets whose mean r gets an interval too.
     groups : array of shape (n_stimuli,), optional
-        Stimuli of one group are drawn together.
+        Stimuli of one group are drawn together; in a fold of one group, one by one.
     n_draws : int
     level : float
         Coverage that is aimed at.
@@ -92,7 +98,7 @@ def bootstrap_interval(
     held_out = HeldOut.of(y_true, y_pred, folds)
     rng = np.random.default_rng(seed)
     labels = None if groups is None else np.asarray(groups)
-    weights = [_draws(test, labels, n_draws, rng) for test in held_out.tests]
+    weights = [_draws(len(test), groups_in(test, labels), n_draws, rng) for test in held_out.tests]
     means = GroupMeans(masks, held_out.n_targets, n_draws)
     tails = [(1 - level) / 2, (1 + level) / 2]
     targets = np.full((held_out.n_targets, 2), np.nan)
@@ -108,11 +114,11 @@ def bootstrap_interval(
     )
 
 
-def _draws(test: np.ndarray, groups: np.ndarray | None, n_draws: int, rng: np.random.Generator) -> np.ndarray:
+def _draws(n_test: int, groups: np.ndarray | None, n_draws: int, rng: np.random.Generator) -> np.ndarray:
     """Return how often each stimulus of a fold is drawn: (n_draws, n_test), float32."""
-    n_units, unit = len(test), np.arange(len(test))
+    n_units, unit = n_test, np.arange(n_test)
     if groups is not None:
-        names, unit = np.unique(groups[test], return_inverse=True)
+        names, unit = np.unique(groups, return_inverse=True)
         n_units = len(names)
     counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=n_draws)
     return counts.astype(np.float32)[:, unit]

@@ -134,6 +134,13 @@ class GroupMeans:
         }
 
 
+def groups_in(test: np.ndarray, groups: np.ndarray | None) -> np.ndarray | None:
+    """Return the groups of a fold; None where there are none, or one, whose level no correlation within it sees."""
+    if groups is None or len(np.unique(groups[test])) < 2:
+        return None
+    return groups[test]
+
+
 def number_of_scores(folds: Sequence[FoldValues]) -> np.ndarray:
     """Return in how many folds each target has a score: (n_batch,)."""
     return np.sum([fold.measured for fold in folds], axis=0)

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import RequestError
-from featpipe.model_selection._held_out import FoldValues, GroupMeans, HeldOut, number_of_scores
+from featpipe.model_selection._held_out import (
+    FoldValues,
+    GroupMeans,
+    HeldOut,
+    groups_in,
+    number_of_scores,
+)
 
 METHODS = ("auto", "shuffle", "shift")
 _SHUFFLED = 2e9  # products of shuffling that are still a matter of seconds
@@ -74,7 +80,8 @@ def permutation_p(
         Groups of targets whose mean r gets a p-value too.
     groups : array of shape (n_stimuli,), optional
         Stimuli that are not exchangeable one by one, such as those of a concept: whole groups change places with
-        groups of the same size in the same fold.
+        groups of the same size in the same fold. Few of one size leave few permutations, and p cannot be small. In a
+        fold of one group its stimuli change places.
     n_permutations : int
         The smallest p is 1/(n_permutations + 1): enough of them for the number of targets that are corrected for.
     method : {"auto", "shuffle", "shift"}
@@ -107,7 +114,9 @@ def permutation_p(
         plans: list[Any] = _shifts(held_out.tests, n_permutations + 1, rng)
     else:
         labels = None if groups is None else np.asarray(groups)
-        plans = [_shuffles(test, labels, n_permutations, rng) for test in held_out.tests]
+        plans = [
+            _shuffles(len(test), groups_in(test, labels), n_permutations, rng) for test in held_out.tests
+        ]
     null = _shifted if method == "shift" else _shuffled
     means = GroupMeans(masks, held_out.n_targets, n_permutations + 1)
     targets = np.full(held_out.n_targets, np.nan)
@@ -143,12 +152,12 @@ def _chosen(method: str, held_out: HeldOut, n_permutations: int, groups: Any) ->
 
 
 def _shuffles(
-    test: np.ndarray, groups: np.ndarray | None, n_permutations: int, rng: np.random.Generator
+    n_test: int, groups: np.ndarray | None, n_permutations: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return permutations of a fold, the identity first: (n_permutations + 1, n_test)."""
-    identity = np.arange(len(test))
+    identity = np.arange(n_test)
     orders = np.tile(identity, (n_permutations + 1, 1))
-    for rows in [identity[:, None]] if groups is None else _exchangeable(groups[test]):
+    for rows in [identity[:, None]] if groups is None else _exchangeable(groups):
         places = np.tile(np.arange(len(rows)), (n_permutations, 1))
         orders[1:, rows.ravel()] = rows[rng.permuted(places, axis=1)].reshape(n_permutations, -1)
     return orders

@@ -87,6 +87,30 @@ class Run:
         """Mean noise ceiling of a correlation (root per target, then the mean), overall or of one group."""
         return _pick(self.summary.get("noise_ceiling_r") or {}, group)
 
+    def normalised_r(self, group: str | None = None) -> float | None:
+        """Mean r over the mean ceiling of r, overall or of one group."""
+        return _pick(self.summary.get("noise_normalized_r") or {}, group)
+
+    @property
+    def ceiling_is_estimated(self) -> bool:
+        """Whether the ceiling comes from the repeats, not from the table of targets."""
+        return self.summary.get("noise_ceiling_from") not in (None, "targets")
+
+    @property
+    def intervals(self) -> Mapping[str, Any] | None:
+        """Intervals of mean r: ``level``, ``n``, ``overall`` and ``groups``."""
+        return _part(self.summary, "interval")
+
+    @property
+    def chance(self) -> Mapping[str, Any] | None:
+        """Permutation p of mean r: ``n``, ``overall`` and ``groups``."""
+        return _part(self.summary, "permutation")
+
+    @property
+    def significant(self) -> Mapping[str, Any] | None:
+        """Targets above chance: ``q``, ``correction``, ``n_tested``, ``overall`` and ``groups``."""
+        return _part(self.summary, "significant")
+
     def values(self, metric: str, group: str | None = None) -> np.ndarray:
         """A metric's finite values per target, overall or of one group."""
         if metric not in self.per_target:
@@ -157,3 +181,8 @@ def _require(path: Path) -> None:
 def _pick(score: Mapping[str, Any], group: str | None) -> float | None:
     value = score.get("overall") if group is None else score.get("groups", {}).get(group)
     return None if value is None else float(value)
+
+
+def _part(summary: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    part = (summary.get("inference") or {}).get(name)
+    return part if isinstance(part, Mapping) else None

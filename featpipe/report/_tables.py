@@ -21,16 +21,13 @@ _HIDDEN = {"folds", "citation", "summary"}  # long lists of ids; shown elsewhere
 
 @dataclass(frozen=True)
 class GroupRow:
-    """One row of the table of scores. ``share`` of the ceiling is a percentage for the bar, 0 to 100."""
+    """One row of the table of scores, ``scores`` as in `score_heads`."""
 
     region: str
     hemisphere: str
     first: bool
     n_targets: str
     scores: list[str]
-    ceiling: str
-    normalised: str
-    share: float | None
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -74,17 +71,58 @@ def group_rows(run: Run) -> list[GroupRow]:
 
 
 def _row(run: Run, group: str | None, region: str, hemisphere: str, first: bool, size: int) -> GroupRow:
-    share = run.score("noise_normalized_r2", group)
     return GroupRow(
         region=region,
         hemisphere=hemisphere,
         first=first,
         n_targets=count(size),
-        scores=[number(run.score(metric, group)) for metric in raw_metrics(run)],
-        ceiling=number(run.ceiling(group)),
-        normalised=number(share),
-        share=None if share is None else round(100 * min(max(share, 0.0), 1.0), 1),
+        scores=[text for _, text in _cells(run, group)],
     )
+
+
+def score_heads(run: Run) -> list[str]:
+    """Heads of the columns of scores: each raw score, its interval, its ceiling and its share of the ceiling."""
+    return [head for head, _ in _cells(run, None)]
+
+
+def _cells(run: Run, group: str | None) -> list[tuple[str, str]]:
+    """Head and text of each column of one row."""
+    cells = []
+    for metric in raw_metrics(run):
+        cells.append((label(metric), number(run.score(metric, group))))
+        if metric == "pearson_r":
+            cells += _beside_r(run, group)
+        elif metric == "r2" and run.ceiling() is not None:
+            cells.append(("Ceiling of R²", number(run.ceiling(group))))
+            cells.append((label("noise_normalized_r2"), number(run.score("noise_normalized_r2", group))))
+    if (found := run.significant) is not None:
+        cells.append(("Above chance", count(_of(found, group))))
+    return cells
+
+
+def _beside_r(run: Run, group: str | None) -> list[tuple[str, str]]:
+    cells = []
+    if run.intervals is not None:
+        cells.append((f"{percent(run.intervals['level'])} interval", interval(_of(run.intervals, group))))
+    if run.ceiling() is not None and run.ceiling_of_r() is not None:
+        cells.append(("Ceiling of r", number(run.ceiling_of_r(group))))
+    if run.normalised_r() is not None:
+        cells.append(("r / ceiling", number(run.normalised_r(group))))
+    return cells
+
+
+def _of(table: Mapping[str, Any], group: str | None) -> Any:
+    return table.get("overall") if group is None else _mapping(table.get("groups")).get(group)
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage that does not break over lines."""
+    return f"{100 * share:g}\N{NARROW NO-BREAK SPACE}%"
+
+
+def interval(ends: Sequence[float | None] | None) -> str:
+    """Write an interval, and an absent one as a dash."""
+    return "–" if not ends or None in ends else f"[{number(ends[0])}, {number(ends[1])}]"
 
 
 def fold_rows(run: Run) -> list[dict[str, Any]]:
@@ -114,9 +152,29 @@ def headline(run: Run) -> list[tuple[str, str, str]]:
     ]
     if (ceiling := run.ceiling()) is not None:
         figures.append((number(ceiling), "noise ceiling", "explainable share of variance (R²)"))
+    if (share := run.normalised_r()) is not None:
+        figures.append((number(share), "r / ceiling", "mean r over mean ceiling of r"))
     if (share := run.score("noise_normalized_r2")) is not None:
         figures.append((number(share), "R² / ceiling", "mean R² over mean ceiling"))
     return figures
+
+
+def inference(run: Run) -> dict[str, str] | None:
+    """How sure the scores are, for a sentence; None where nothing was drawn."""
+    if run.intervals is None or run.significant is None or run.chance is None:
+        return None
+    found, chance = run.significant, run.chance
+    return {
+        "n_draws": count(run.intervals.get("n")),
+        "level": percent(run.intervals["level"]),
+        "interval": interval(run.intervals.get("overall")),
+        "n_permutations": count(chance.get("n")),
+        "p": number(chance.get("overall")),
+        "n_found": count(found.get("overall")),
+        "n_tested": count(found.get("n_tested")),
+        "q": percent(found["q"]),
+        "correction": {"bh": "Benjamini–Hochberg", "by": "Benjamini–Yekutieli"}.get(found["correction"], ""),
+    }
 
 
 def features(run: Run) -> list[list[str]]:

@@ -100,10 +100,12 @@ def _responses(run: Run) -> dict[str, Any]:
     groups = tables.group_rows(run)
     return {
         "headline": tables.headline(run),
-        "metrics": tables.columns(tables.raw_metrics(run)),
+        "metrics": tables.score_heads(run),
         "groups": groups,
         "overall": tables.overall_row(run),
         "has_ceiling": run.ceiling() is not None,
+        "ceiling_is_estimated": run.ceiling_is_estimated,
+        "inference": tables.inference(run),
         "has_hemispheres": any(row.hemisphere for row in groups),
         "fold_metrics": tables.columns(tables.fold_metrics(run)),
         "folds": tables.fold_rows(run),

@@ -9,13 +9,18 @@ import numpy as np
 import pandas as pd
 
 from featpipe.datasets import Dataset
-from featpipe.model_selection import mean_over_folds
+from featpipe.model_selection import ResponseInference, mean_over_folds
 
 
 def summarise(
-    scores: Mapping[str, np.ndarray], dataset: Dataset, *, pooled_r: np.ndarray | None = None
+    scores: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    *,
+    pooled_r: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
+    inference: ResponseInference | None = None,
 ) -> dict[str, Any]:
-    """Return overall and per-group scores.
+    """Return overall and per-group scores, with what bounds them and how sure they are.
 
     Parameters
     ----------
@@ -25,6 +30,11 @@ def summarise(
         Gives the groups and, where known, the noise ceiling (explainable variance, 0 to 1) per target.
     pooled_r : ndarray of shape (n_targets,), optional
         Pearson's r over the held-out stimuli of all folds at once.
+    rows : ndarray of int, optional
+        Rows of the dataset that were scored. A ceiling that is estimated from repeats is then that of these rows,
+        which may have more repeats than others; all rows by default.
+    inference : ResponseInference, optional
+        Of the held-out predictions, for ``inference``, see `ResponseInference.summary`.
 
     Returns
     -------
@@ -32,20 +42,45 @@ def summarise(
         ``{"scores": {metric: {"overall": x, "groups": {name: x}}}, …}``. A score is the mean over targets of the
         mean over folds. ``noise_normalized_r2`` is a ratio of means, mean R² over mean ceiling of the targets
         whose ceiling is known, so that a target without signal cannot rule it. ``noise_ceiling`` bounds the mean
-        R², ``noise_ceiling_r`` (the mean of its root) the mean r. ``pooled_r`` stands beside the scores, because
-        it also rewards what differs between folds.
+        R², ``noise_ceiling_r`` (the mean of its root) the mean r, and ``noise_normalized_r`` is the ratio of these
+        two means. ``noise_ceiling_from`` says where the ceiling comes from. ``pooled_r`` stands beside the scores,
+        because it also rewards what differs between folds.
     """
     per_target = {metric: mean_over_folds(values) for metric, values in scores.items()}
     summary: dict[str, Any] = {"scores": {m: _by_group(v, dataset) for m, v in per_target.items()}}
     if pooled_r is not None:
         summary["pooled_r"] = _by_group(pooled_r, dataset)
-    ceiling = dataset.noise_ceiling
+    ceiling = _ceiling(dataset, rows)
     if ceiling is not None and np.isfinite(ceiling).any():
         summary["noise_ceiling"] = _by_group(ceiling, dataset)
         summary["noise_ceiling_r"] = _by_group(np.sqrt(ceiling), dataset)
+        summary["noise_ceiling_from"] = dataset.noise_ceiling_from
         if "r2" in per_target:
             summary["scores"]["noise_normalized_r2"] = _normalised(per_target["r2"], ceiling, dataset)
+        if "pearson_r" in per_target:
+            summary["noise_normalized_r"] = _normalised(per_target["pearson_r"], np.sqrt(ceiling), dataset)
+    if inference is not None:
+        summary["inference"] = inference.summary()
     return summary
+
+
+def target_table(
+    scores: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    *,
+    rows: np.ndarray | None = None,
+    inference: ResponseInference | None = None,
+) -> pd.DataFrame:
+    """Return one row per target: its groups, mean scores over folds, ceiling, interval of r and p-values.
+
+    Parameters are those of `summarise`. ``noise_ceiling`` is NaN where not known, and absent where no target has one.
+    """
+    table = pd.DataFrame({"target": target_names(dataset), "group": groups_of_targets(dataset)})
+    for metric, values in scores.items():
+        table[metric] = mean_over_folds(values)
+    if (ceiling := _ceiling(dataset, rows)) is not None:
+        table["noise_ceiling"] = ceiling
+    return table if inference is None else pd.concat([table, inference.table()], axis=1)
 
 
 def tidy(scores: Mapping[str, np.ndarray], dataset: Dataset) -> pd.DataFrame:
@@ -83,15 +118,19 @@ def groups_of_targets(dataset: Dataset) -> np.ndarray:
     return names
 
 
+def _ceiling(dataset: Dataset, rows: np.ndarray | None) -> np.ndarray | None:
+    return dataset.noise_ceiling if rows is None else dataset.noise_ceiling_on(rows)
+
+
 def _by_group(values: np.ndarray, dataset: Dataset) -> dict[str, Any]:
     groups = {name: _mean(values[mask]) for name, mask in dataset.masks.items()}
     return {"overall": _mean(values), "groups": groups}
 
 
-def _normalised(r2: np.ndarray, ceiling: np.ndarray, dataset: Dataset) -> dict[str, Any]:
-    """Divide mean R² by mean ceiling over the targets that have both; None where the ceiling is 0."""
-    known = np.isfinite(r2) & np.isfinite(ceiling)
-    top, bottom = (_by_group(np.where(known, values, np.nan), dataset) for values in (r2, ceiling))
+def _normalised(score: np.ndarray, ceiling: np.ndarray, dataset: Dataset) -> dict[str, Any]:
+    """Divide mean score by mean ceiling over the targets that have both; None where the ceiling is 0."""
+    known = np.isfinite(score) & np.isfinite(ceiling)
+    top, bottom = (_by_group(np.where(known, values, np.nan), dataset) for values in (score, ceiling))
     groups = {name: _over(top["groups"][name], bottom["groups"][name]) for name in top["groups"]}
     return {"overall": _over(top["overall"], bottom["overall"]), "groups": groups}
 

@@ -122,7 +122,7 @@ def test_shuffles_match_a_loop_within_folds(pair, folds):
     y, p = pair
     found = permutation_p(y, p, folds, masks={"last": np.arange(6) >= 4}, n_permutations=80, seed=3)
     rng = np.random.default_rng(3)
-    orders = [_shuffles(test, None, 80, rng) for _, test in folds]
+    orders = [_shuffles(20, None, 80, rng) for _, test in folds]
     null = np.array(
         [
             np.mean(
@@ -198,7 +198,7 @@ def test_differences_between_folds_are_no_signal(rng):
 
 def test_whole_groups_change_places(rng):
     groups = np.array([0, 0, 1, 2, 2, 3, 4, 4, 4])
-    for order in _shuffles(np.arange(9), groups, 30, rng):
+    for order in _shuffles(9, groups, 30, rng):
         assert sorted(order) == list(range(9))
         moved = groups[order]
         assert all(len(set(moved[groups == group])) == 1 for group in range(5))
@@ -212,6 +212,14 @@ def test_groups_of_equal_stimuli_are_no_evidence():
     assert np.mean(permutation_p(y_true, y_pred, n_permutations=99).targets <= 0.05) > 0.15
     grouped = permutation_p(y_true, y_pred, groups=groups, n_permutations=99).targets
     assert np.mean(grouped <= 0.05) == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("infer", [bootstrap_interval, permutation_p])
+def test_a_fold_of_one_group_is_taken_stimulus_by_stimulus(pair, folds, infer):
+    groups = np.empty(60, dtype=int)
+    for number, (_, test) in enumerate(folds):
+        groups[test] = number
+    np.testing.assert_array_equal(infer(*pair, folds, groups=groups).targets, infer(*pair, folds).targets)
 
 
 # Both

@@ -152,6 +152,54 @@ def test_without_ceiling_and_groups(run):
     assert "eiling" not in text_of(page).partition("Provenance")[0]
 
 
+def with_inference(summary):
+    """Add what `featpipe fit` says about uncertainty and about r under its ceiling."""
+    r, of_r = summary["scores"]["pearson_r"], summary["noise_ceiling_r"]
+    groups = list(r["groups"])
+    summary["noise_ceiling_from"] = "variance components of the repeats"
+    summary["noise_normalized_r"] = {
+        "overall": 0.8131,
+        "groups": {g: r["groups"][g] / of_r["groups"][g] for g in groups},
+    }
+    summary["inference"] = {
+        "interval": {
+            "level": 0.95,
+            "n": 1000,
+            "overall": [0.4711, 0.4999],
+            "groups": {g: [-0.0123, 0.9876] for g in groups[1:]},
+        },
+        "permutation": {"n": 2000, "overall": 0.0005, "groups": {}},
+        "significant": {
+            "q": 0.05,
+            "correction": "bh",
+            "n_tested": 95,
+            "overall": 73,
+            "groups": dict.fromkeys(groups, 9),
+        },
+    }
+
+
+def test_intervals_shares_and_chance_stand_beside_scores(run):
+    edit(run, "summary.json", with_inference)
+    summary = json.loads((run / "summary.json").read_text())
+    page = text_of(write_report(run).read_text())
+    r, of_r = (summary[name]["groups"]["rh.hV4"] for name in ("noise_normalized_r", "noise_ceiling_r"))
+    score = summary["scores"]["pearson_r"]["groups"]["rh.hV4"]
+    assert f"right 12 {score:.3f} [−0.012, 0.988] {of_r:.3f} {r:.3f}" in page
+    unknown = summary["scores"]["pearson_r"]["groups"]["lh.FFA-1"]
+    assert f"left 12 {unknown:.3f} – " in page  # no interval of it
+    assert "[0.471, 0.500] over all targets" in page
+    assert "73 of 95 targets are above chance at a false discovery rate of 5 %" in page
+    assert "estimated from the repeats" in page
+
+
+def test_without_inference_there_is_no_word_of_it(run):
+    page = text_of(write_report(run).read_text())
+    assert "chance" not in page
+    assert "interval" not in page
+    assert "repeats" not in page
+
+
 def test_unknown_scores_are_dashes(run):
     edit(run, "summary.json", lambda s: s["scores"]["r2"]["groups"].update({"lh.PPA": None}))
     assert "PPA left 12 0.3" in text_of(write_report(run).read_text())
