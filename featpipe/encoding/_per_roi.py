@@ -212,7 +212,9 @@ def _fit(estimator: Any, X, y, targets: np.ndarray, params: Mapping[str, Any]) -
     """Fit a clone to some targets; all of them in order are not copied."""
     n_targets = 1 if len(y.shape) == 1 else y.shape[1]
     if not np.array_equal(targets, np.arange(n_targets)):
-        y = np.asarray(y).reshape(len(y), -1)[:, targets]
+        y = y if len(y.shape) == 2 else np.asarray(y)[:, None]
+        # rows stay rows in memory, as those of a file are read: products of another layout have other bits
+        y = np.take(y, targets, axis=1) if isinstance(y, np.ndarray) else y[:, targets]
     return estimator.fit(X, y, **params)
 
 

@@ -2,32 +2,25 @@
 
 Rows are read whole, as a cache stores them: some are held while the others pass by, so that features are read
 about ``n_stimuli / (2 · rows held)`` times. Products of two rows are summed in the features' own precision over
-a few thousand columns and in float64 over all of them. Threads share the rows that pass by and multiply each on
-its own, so that while one reads another multiplies.
+a few thousand columns and in float64 over all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from queue import SimpleQueue
 from typing import Any
 
 import joblib
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._streamed_rows import StreamedRows, common_row, spans
+from featpipe.encoding._streamed_tiles import MOST_PASSING, TileSizes, TileThreads, blas_threads
 from featpipe.errors import RequestError
 from featpipe.memory import available_memory, memory_sharers
 
-_COLUMNS = 2048  # whose products are summed in the features' own precision
-_MOST_PASSING = 256  # rows; more of them do not multiply faster
-_PASSING_SHARE = 0.3  # of the memory
 _LEAST_MEMORY = 256 << 20  # bytes
 _SHARE = 0.5  # of what is available beside the result
 
@@ -75,11 +68,11 @@ def stimulus_gram(
     memory = _memory(8 * n_stimuli**2) if memory is None else memory
     origin = common_row(blocks) if center else np.zeros(blocks.shape[1])
     rows = StreamedRows(blocks, origin if center else None, dtype)
-    sizes = _TileSizes.of(rows, memory, n_stimuli)
+    sizes = TileSizes.of(rows, memory, n_stimuli)
     gram = np.empty((n_stimuli, n_stimuli))
     held = list(spans(0, n_stimuli, sizes.held))
     if joblib.effective_n_jobs(n_jobs) == 1:
-        with _Threads(rows, sizes) as threads:
+        with TileThreads(rows, sizes) as threads:
             for some in held:
                 threads.fill_strip(gram[some, some.start :], some)
     else:
@@ -128,9 +121,9 @@ def cross_products(
         )
     memory = _memory(8 * len(blocks) * len(others)) if memory is None else memory
     new, old = (StreamedRows(some, origin, dtype) for some in (blocks, others))
-    sizes = _TileSizes.of(new, memory, len(blocks))
+    sizes = TileSizes.of(new, memory, len(blocks))
     products = np.empty((len(blocks), len(others)))
-    with _Threads(new, sizes) as threads:
+    with TileThreads(new, sizes) as threads:
         for some in spans(0, len(new), sizes.held):
             threads.fill_rectangle(products[some], some, old)
     return products
@@ -157,12 +150,12 @@ def feature_columns(blocks: LayerBlocks, *, memory: int | None = None) -> Callab
     width = max(1, memory // (8 * max(1, len(blocks))))
 
     def columns() -> Columns:
-        with ThreadPoolExecutor(_n_threads()) as pool:
+        with ThreadPoolExecutor(blas_threads()) as pool:
             for layer, place in enumerate(rows.columns):
                 for part in spans(0, place.stop - place.start, width):
                     block = np.empty((len(rows), part.stop - part.start), dtype=np.float32)
                     read = partial(rows.read_columns, layer, part, out=block)
-                    for _ in pool.map(read, spans(0, len(rows), _MOST_PASSING)):
+                    for _ in pool.map(read, spans(0, len(rows), MOST_PASSING)):
                         pass  # raises what a thread raised
                     yield slice(place.start + part.start, place.start + part.stop), block
                     del block
@@ -199,104 +192,13 @@ def linear_predictions(
     return predictions
 
 
-@dataclass(frozen=True)
-class _TileSizes:
-    """Rows that are held, rows that pass by in each thread, and how many threads."""
-
-    held: int
-    passing: int
-    threads: int
-
-    @classmethod
-    def of(cls, rows: StreamedRows, memory: int, n_stimuli: int) -> _TileSizes:
-        threads = _n_threads()
-        fit = memory / max(1, rows.row_bytes)
-        passing = int(np.clip(fit * _PASSING_SHARE / threads, 1, _MOST_PASSING))
-        return cls(int(np.clip(fit - threads * passing, 1, max(1, n_stimuli))), passing, threads)
-
-
-class _Threads:
-    """Threads that read and multiply, each with a buffer of its own; used in a ``with``."""
-
-    def __init__(self, rows: StreamedRows, sizes: _TileSizes) -> None:
-        self._rows, self._sizes = rows, sizes
-
-    def __enter__(self) -> _Threads:
-        self._tile = self._rows.buffer(self._sizes.held)
-        self._buffers: SimpleQueue[np.ndarray] = SimpleQueue()
-        for _ in range(self._sizes.threads):
-            self._buffers.put(self._rows.buffer(self._sizes.passing))
-        self._limit = threadpool_limits(1, user_api="blas")
-        self._pool = ThreadPoolExecutor(self._sizes.threads)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        self._limit.restore_original_limits()
-
-    def fill_strip(self, out: np.ndarray, held: slice) -> None:
-        """Fill ``K[held, held.start:]`` on and above the diagonal: ndarray of shape (n_held, n_rest)."""
-        first = held.start == 0  # then all rows pass by, and are looked at once
-        tile = self._hold(held, check=first)
-
-        def own(piece: slice) -> None:
-            rows = slice(piece.start - held.start, piece.stop - held.start)
-            _multiply(tile[: rows.start], tile[rows], out[: rows.start, rows])
-            _multiply(tile[rows], tile[rows], out[rows, rows])
-
-        def later(piece: slice) -> None:
-            with self._passing(self._rows, piece, check=first) as values:
-                _multiply(tile, values, out[:, piece.start - held.start : piece.stop - held.start])
-
-        inside = list(spans(held.start, held.stop, self._sizes.passing))[::-1]  # the longest first
-        self._share_out(own, inside)
-        self._share_out(later, list(spans(held.stop, len(self._rows), self._sizes.passing)))
-
-    def fill_rectangle(self, out: np.ndarray, held: slice, others: StreamedRows) -> None:
-        """Fill products of held rows with all of some others: ndarray of shape (n_held, n_others)."""
-        tile = self._hold(held, check=True)
-
-        def place(piece: slice) -> None:
-            with self._passing(others, piece, check=False) as values:
-                _multiply(tile, values, out[:, piece])
-
-        self._share_out(place, list(spans(0, len(others), self._sizes.passing)))
-
-    def _hold(self, held: slice, *, check: bool) -> np.ndarray:
-        def read(piece: slice) -> None:
-            self._rows.read(piece, self._tile[piece.start - held.start :], check=check)
-
-        self._share_out(read, list(spans(held.start, held.stop, self._sizes.passing)))
-        return self._tile[: held.stop - held.start]
-
-    @contextmanager
-    def _passing(self, rows: StreamedRows, piece: slice, *, check: bool) -> Iterator[np.ndarray]:
-        buffer = self._buffers.get()
-        try:
-            yield rows.read(piece, buffer, check=check)
-        finally:
-            self._buffers.put(buffer)
-
-    def _share_out(self, work: Any, pieces: list[slice]) -> None:
-        for _ in self._pool.map(work, pieces):
-            pass  # raises what a thread raised
-
-
 def _strip(rows: StreamedRows, memory: int, held: slice) -> np.ndarray:
     """Return ``K[held, held.start:]``, in a process of its own."""
     strip = np.empty((held.stop - held.start, len(rows) - held.start))
-    sizes = _TileSizes(held.stop - held.start, _TileSizes.of(rows, memory, len(rows)).passing, _n_threads())
-    with _Threads(rows, sizes) as threads:
+    sizes = TileSizes(held.stop - held.start, TileSizes.of(rows, memory, len(rows)).passing, blas_threads())
+    with TileThreads(rows, sizes) as threads:
         threads.fill_strip(strip, held)
     return strip
-
-
-def _multiply(tile: np.ndarray, others: np.ndarray, out: np.ndarray) -> None:
-    """Write inner products of rows; of a tile with itself NumPy computes half of them (syrk)."""
-    out[:] = 0
-    with np.errstate(over="ignore", invalid="ignore"):  # seen in the result
-        for columns in spans(0, tile.shape[1], _COLUMNS):
-            out += tile[:, columns] @ others[:, columns].T
 
 
 def _mirror(gram: np.ndarray) -> None:
@@ -316,9 +218,3 @@ def _memory(result: int) -> int:
             "available. Take fewer stimuli."
         )
     return min(max(result, _LEAST_MEMORY), int((free - result) * _SHARE))
-
-
-def _n_threads() -> int:
-    """Return how many threads BLAS would use: what the caller allows."""
-    pools = threadpool_info()
-    return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)

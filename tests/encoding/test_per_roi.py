@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from featpipe.datasets._responses import Responses
 from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.encoding._per_roi import PerROI
 from featpipe.encoding._target_view import TargetView
@@ -169,6 +170,15 @@ def test_a_response_of_one_dimension_stays_one(problem):
     np.testing.assert_array_equal(found.predict(X), one.predict(X))
     np.testing.assert_array_equal(found.coef_, one.coef_)
     assert found.alpha_ == one.alpha_
+
+
+def test_responses_that_stay_in_a_file_are_read_by_who_fits_them(problem, tmp_path):
+    X, Y = problem
+    lazy = Responses.write(tmp_path / "responses.npy", Y)
+    params = {"lh.FFA-1": {"alpha": 10.0}}
+    found, expected = (PerROI(Counting(), ROIS, params=params).fit(X, y) for y in (lazy, Y))
+    np.testing.assert_array_equal(found.predict(X), expected.predict(X))
+    assert [type(y) for y, *_ in Counting.seen[:2]] == [Responses, Responses]
 
 
 @pytest.mark.parametrize("routing", [False, True])

@@ -10,7 +10,7 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding import LayerScaler, RidgeEncoder, _streamed
+from featpipe.encoding import LayerScaler, RidgeEncoder, _streamed, _streamed_tiles
 from featpipe.encoding._gram import GramStatistics
 from featpipe.encoding._ridge import ridge
 from featpipe.encoding._streamed import cross_products, feature_columns, linear_predictions, stimulus_gram
@@ -49,7 +49,7 @@ def _rows(n):
 @pytest.mark.parametrize("memory", [1, _rows(5), _rows(11), _rows(40), None])
 @pytest.mark.parametrize("center", [True, False])
 def test_products_equal_those_in_memory(rng, monkeypatch, memory, center):
-    monkeypatch.setattr(_streamed, "_COLUMNS", 50)
+    monkeypatch.setattr(_streamed_tiles, "_COLUMNS", 50)
     blocks = _blocks(rng, 41, mean=100.0)
     gram, origin = stimulus_gram(blocks, memory=memory, center=center)
     X = blocks.to_matrix().astype(np.float64) - origin
