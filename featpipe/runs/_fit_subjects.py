@@ -54,7 +54,7 @@ def fit_subjects(
     if is_finished(out):
         raise RecipeError(f"{out} is the run of one subject. Name another --out for the runs of all of them.")
     each = {name: replace(request, subject=name, out=str(out / name)) for name in subjects_of(request.data)}
-    kept = {name for name, one in each.items() if is_finished(one.out) and not request.overwrite}
+    kept = [name for name, one in each.items() if is_finished(one.out) and not request.overwrite]
     for name in kept:
         _refuse_other_request(RunFolder.open(each[name].out), request)
     runs: dict[str, RunFolder] = {}
