@@ -126,7 +126,8 @@ def variance_components(repeats: Any) -> VarianceComponents:
     ----------
     Allen et al. (2022), "A massive 7T fMRI dataset to bridge cognitive neuroscience and artificial intelligence",
     Methods, "Noise ceiling estimation".
-    Searle, Casella & McCulloch (1992), "Variance Components", section 3.6 (unbalanced data, one-way).
+    Thomas & Hultquist (1978), "Interval estimation for the unbalanced case of the one-way random effects model",
+    Annals of Statistics 6 (the variance of unweighted means).
     """
     repeats = _checked_repeats(repeats)
     parts = [_components(repeats[:, part].astype(np.float64)) for part in _chunks(repeats)]
@@ -159,8 +160,8 @@ def nsd_noise_ceiling(ncsnr: Any, n_repeats: Any) -> np.ndarray:
 
     References
     ----------
-    Allen et al. (2022), Methods, "Noise ceiling estimation". Gifford et al. (2023), "The Algonauts Project 2023
-    Challenge", section "Evaluation metric".
+    Allen et al. (2022), Methods, "Noise ceiling estimation"; the formula for unequal repeats as in the challenge of
+    Gifford et al. (2023), arXiv:2301.03198, where the n are those of the test images.
     """
     ratio = np.asarray(ncsnr, dtype=np.float64)
     if np.any(ratio < 0) or np.isinf(ratio).any():
@@ -195,8 +196,8 @@ def split_half_reliability(repeats: Any, *, n_splits: int = 100, seed: int = 0) 
 
     References
     ----------
-    Spearman (1910) and Brown (1910), British Journal of Psychology 3, equations of the "prophecy formula"; Lord &
-    Novick (1968), "Statistical Theories of Mental Test Scores", section 5.10.
+    Spearman (1910), "Correlation calculated from faulty data", and Brown (1910), "Some experimental results in the
+    correlation of mental abilities", British Journal of Psychology 3.
     """
     if n_splits < 1:
         raise RequestError(f"n_splits must be at least 1, got {n_splits}.")

@@ -91,7 +91,7 @@ def algonauts2023_score(
     References
     ----------
     Gifford et al. (2023), "The Algonauts Project 2023 Challenge: How the Human Brain Makes Sense of Natural Scenes",
-    arXiv:2301.03198, section "Evaluation metric".
+    arXiv:2301.03198, and the evaluation page of the challenge.
     """
     if aggregate not in AGGREGATES:
         raise RequestError(f"aggregate is {aggregate!r}; choose from {', '.join(AGGREGATES)}.")
@@ -192,7 +192,7 @@ def algonauts2021_score(
     References
     ----------
     Cichy et al. (2021), "The Algonauts Project 2021 Challenge: How the Human Brain Makes Sense of a World in
-    Motion", arXiv:2104.13714, section "Scoring metric"; evaluation page of the Mini Track.
+    Motion", arXiv:2104.13714, and the evaluation pages of its tracks, which give the formula.
     """
     r, ceiling = _checked(r, noise_ceiling, unit)
     masks = _checked_masks(rois or {}, len(r))

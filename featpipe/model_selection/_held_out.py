@@ -58,10 +58,12 @@ class HeldOut:
     def of(cls, y_true: Any, y_pred: Any, folds: Any = None) -> HeldOut:
         """Check shapes and folds, ``[(train, test), …]``; one fold of all rows by default.
 
+        Folds of one stimulus are left out.
+
         Raises
         ------
         RequestError
-            Shapes differ, a fold scores fewer than two rows, or a row is in two folds.
+            Shapes differ, no fold scores two rows, or a row is in two folds.
         """
         if y_true.ndim == 1:
             y_true, y_pred = y_true.reshape(-1, 1), np.reshape(y_pred, (-1, 1))
@@ -70,12 +72,13 @@ class HeldOut:
                 f"Responses have shape {y_true.shape} and predictions {np.shape(y_pred)}; both must be "
                 "(n_stimuli, n_targets) of the same stimuli and targets."
             )
-        tests = [np.arange(len(y_true))] if folds is None else [np.asarray(test) for _, test in folds]
+        every = [np.arange(len(y_true))] if folds is None else [np.asarray(test) for _, test in folds]
+        tests = [test for test in every if len(test) > 1]  # one stimulus has no correlation
         scored = np.concatenate(tests) if tests else np.empty(0, dtype=int)
-        if any(len(test) < 2 for test in tests) or not tests or len(np.unique(scored)) < len(scored):
+        if not tests or len(np.unique(scored)) < len(scored):
             raise RequestError(
-                f"The folds score {[len(test) for test in tests]} stimuli, {len(np.unique(scored))} different ones. "
-                "Give (train, test) pairs that score each stimulus at most once and at least two at a time."
+                f"The folds score {[len(test) for test in every]} stimuli, {len(np.unique(scored))} different ones. "
+                "Give (train, test) pairs that score each stimulus at most once, and at least two at a time."
             )
         return cls(y_true, y_pred, tests)
 

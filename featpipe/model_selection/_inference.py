@@ -188,5 +188,5 @@ def false_discovery(p, correction: str = "bh") -> np.ndarray:
 
 
 def _known(values: Sequence[float]) -> list[float | None]:
-    """Return numbers as JSON can hold them: None for NaN."""
-    return [float(value) if np.isfinite(value) else None for value in values]
+    """Return numbers as JSON can hold them, None for NaN, without digits that differ with the threads of BLAS."""
+    return [round(float(value), 6) if np.isfinite(value) else None for value in values]

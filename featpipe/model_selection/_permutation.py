@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, lgamma, log
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from featpipe.model_selection._held_out import (
 )
 
 METHODS = ("auto", "shuffle", "shift")
-_SHUFFLED = 2e9  # products of shuffling that are still a matter of seconds
+_SHUFFLED = 5e8  # products of shuffling that are still a matter of seconds
 _FEW = 100  # stimuli in a fold, below which its shifts are few
 _GATHERED = 1 << 20  # values of shuffled predictions in memory at a time
 _TIE = 2e-6  # correlations in float32 that differ by less are equal
@@ -80,8 +80,9 @@ def permutation_p(
         Groups of targets whose mean r gets a p-value too.
     groups : array of shape (n_stimuli,), optional
         Stimuli that are not exchangeable one by one, such as those of a concept: whole groups change places with
-        groups of the same size in the same fold. Few of one size leave few permutations, and p cannot be small. In a
-        fold of one group its stimuli change places.
+        groups of the same size in the same fold. Where sizes leave too few permutations for that, as of sessions that
+        all differ, the groups are put one after the other in another order, which is only nearly exact. Few groups
+        leave few permutations, and p cannot be small. In a fold of one group its stimuli change places.
     n_permutations : int
         The smallest p is 1/(n_permutations + 1): enough of them for the number of targets that are corrected for.
     method : {"auto", "shuffle", "shift"}
@@ -155,17 +156,26 @@ def _shuffles(
     n_test: int, groups: np.ndarray | None, n_permutations: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return permutations of a fold, the identity first: (n_permutations + 1, n_test)."""
-    identity = np.arange(n_test)
-    orders = np.tile(identity, (n_permutations + 1, 1))
-    for rows in [identity[:, None]] if groups is None else _exchangeable(groups):
-        places = np.tile(np.arange(len(rows)), (n_permutations, 1))
-        orders[1:, rows.ravel()] = rows[rng.permuted(places, axis=1)].reshape(n_permutations, -1)
+    orders = np.tile(np.arange(n_test), (n_permutations + 1, 1))
+    if groups is None:
+        orders[1:] = rng.permuted(orders[1:], axis=1)
+        return orders
+    sizes = list(_groups_by_size(groups))
+    if sum(lgamma(len(rows) + 1) for rows in sizes) >= log(n_permutations):
+        for rows in sizes:
+            places = rng.permuted(np.tile(np.arange(len(rows)), (n_permutations, 1)), axis=1)
+            orders[1:, rows.ravel()] = rows[places].reshape(n_permutations, -1)
+        return orders
+    names, group = np.unique(groups, return_inverse=True)
+    places = rng.permuted(np.tile(np.arange(len(names)), (n_permutations, 1)), axis=1)
+    # the groups one after the other, and the same in another order
+    orders[1:, np.argsort(group, kind="stable")] = np.argsort(places[:, group], axis=1, kind="stable")
     return orders
 
 
-def _exchangeable(labels: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the rows of groups of one size: (n_groups, size)."""
-    _, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+def _groups_by_size(groups: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the rows of the groups of one size: (n_groups, size)."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     order = np.argsort(group, kind="stable")
     for size in np.unique(sizes):
         yield order[sizes[group[order]] == size].reshape(-1, size)

@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 
 from featpipe.datasets import Dataset
-from featpipe.model_selection import ResponseInference, mean_over_folds
+from featpipe.model_selection import (
+    Evaluation,
+    ResponseInference,
+    mean_over_folds,
+    merge_groups,
+    response_inference,
+)
 
 
 def summarise(
@@ -62,6 +68,26 @@ def summarise(
     if inference is not None:
         summary["inference"] = inference.summary()
     return summary
+
+
+def infer(
+    dataset: Dataset, evaluation: Evaluation, folds: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> ResponseInference | None:
+    """Return how sure the mean r of held-out predictions is; None where they were not kept, or folds are too small.
+
+    Stimuli that folds may not divide, those of a group and images of the same bytes, are drawn and permuted together.
+    """
+    if evaluation.predictions is None or max(len(test) for _, test in folds) < 2:
+        return None
+    groups = merge_groups(dataset.groups, dataset.digests)
+    divided = len(np.unique(groups)) == len(groups)
+    return response_inference(
+        dataset.responses,
+        evaluation.predictions,
+        folds,
+        masks=dataset.masks,
+        groups=None if divided else groups,
+    )
 
 
 def target_table(

@@ -196,22 +196,31 @@ def test_differences_between_folds_are_no_signal(rng):
     assert np.mean(permutation_p(y_true, y_pred, folds, n_permutations=99).targets <= 0.05) < 0.1
 
 
+def test_groups_of_all_sizes_stay_together_as_far_as_they_can(rng):
+    groups = np.repeat(np.arange(8), np.arange(1, 9))
+    orders = _shuffles(36, groups, 200, rng)
+    assert all(sorted(order) == list(range(36)) for order in orders)
+    together = np.mean(np.diff(groups[orders]) == 0)
+    assert together == pytest.approx(28 / 35)
+    assert len(np.unique(orders, axis=0)) > 150
+
+
 def test_whole_groups_change_places(rng):
-    groups = np.array([0, 0, 1, 2, 2, 3, 4, 4, 4])
-    for order in _shuffles(9, groups, 30, rng):
-        assert sorted(order) == list(range(9))
+    groups = np.array([3, 3, 1, 2, 2, 1, 0, 0])
+    for order in _shuffles(8, groups, 30, rng):
+        assert sorted(order) == list(range(8))
         moved = groups[order]
-        assert all(len(set(moved[groups == group])) == 1 for group in range(5))
-        np.testing.assert_array_equal(order[6:], [6, 7, 8])  # the only group of three
+        assert all(len(set(moved[groups == group])) == 1 for group in range(4))
 
 
-def test_groups_of_equal_stimuli_are_no_evidence():
+@pytest.mark.parametrize("sizes", [np.full(20, 5), np.arange(20) % 6 + 2], ids=["equal", "unequal"])
+def test_groups_of_equal_stimuli_are_no_evidence(sizes):
     rng = np.random.default_rng(7)
-    y_true, y_pred = (np.repeat(values, 5, axis=0) for values in rng.standard_normal((2, 20, 1000)))
-    groups = np.repeat(np.arange(20), 5)
+    groups = np.repeat(np.arange(20), sizes)
+    y_true, y_pred = rng.standard_normal((2, 20, 1000))[:, groups]
     assert np.mean(permutation_p(y_true, y_pred, n_permutations=99).targets <= 0.05) > 0.15
     grouped = permutation_p(y_true, y_pred, groups=groups, n_permutations=99).targets
-    assert np.mean(grouped <= 0.05) == pytest.approx(0.05, abs=0.02)
+    assert np.mean(grouped <= 0.05) == pytest.approx(0.05, abs=0.025)
 
 
 @pytest.mark.parametrize("infer", [bootstrap_interval, permutation_p])
@@ -246,6 +255,13 @@ def test_missing_trials_leave_only_their_target(pair, folds, infer):
     np.testing.assert_allclose(np.delete(found, [2, 3], 0), np.delete(expected, [2, 3], 0), atol=1e-6)
     assert np.isfinite(found[2]).all()
     assert np.isnan(found[3]).all()
+
+
+@pytest.mark.parametrize("infer", [bootstrap_interval, permutation_p])
+def test_folds_of_one_stimulus_are_left_out(pair, folds, infer):
+    shorter = [(train, test[:-1]) for train, test in folds]
+    more = [*shorter, (None, folds[0][1][-1:])]
+    np.testing.assert_array_equal(infer(*pair, more).targets, infer(*pair, shorter).targets)
 
 
 def test_constant_targets_are_never_significant(pair):
@@ -301,7 +317,7 @@ def test_summary_counts_targets_and_can_be_written(pair, folds):
     [
         (lambda y, p: bootstrap_interval(y, p[:-1]), r"shape \(60, 6\) and predictions \(59, 6\)"),
         (lambda y, p: bootstrap_interval(y, p, [(None, [0, 1]), (None, [1, 2])]), "3 different ones"),
-        (lambda y, p: bootstrap_interval(y, p, [(None, [0])]), "at least two at a time"),
+        (lambda y, p: bootstrap_interval(y, p, [(None, [0]), (None, [1])]), "at least two at a time"),
         (lambda y, p: bootstrap_interval(y, p, level=95), "level 95"),
         (lambda y, p: bootstrap_interval(y, p * np.nan), "finite predictions"),
         (lambda y, p: permutation_p(y, p, masks={"V1": np.ones(6)}), "'V1' is float64"),

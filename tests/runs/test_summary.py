@@ -11,9 +11,10 @@ import pytest
 from featpipe.ceilings import variance_components
 from featpipe.cli._scores import show_summary
 from featpipe.datasets import load_dataset
+from featpipe.encoding import RidgeEncoder
 from featpipe.metrics import pearson_r, r2
-from featpipe.model_selection import response_inference
-from featpipe.runs._summary import summarise, target_table
+from featpipe.model_selection import evaluate, response_inference
+from featpipe.runs._summary import infer, summarise, target_table
 
 
 @pytest.fixture
@@ -100,6 +101,29 @@ def test_uncertainty_is_part_of_it_and_can_be_written(dataset, predictions, fold
         *("target", "group", "pearson_r", "r2", "noise_ceiling", "r_low", "r_high", "p", "q"),
     ]
     assert table["pearson_r"].mean() == pytest.approx(summary["scores"]["pearson_r"]["overall"])
+
+
+def test_stimuli_that_no_fold_divides_are_drawn_together(dataset, folds, rng):
+    X = rng.standard_normal((40, 3))
+    found = evaluate(RidgeEncoder(alpha=1.0), X, dataset.responses, cv=folds, return_predictions=True)
+    apart = infer(dataset, found, folds)
+    expected = response_inference(dataset.responses, found.predictions, folds, masks=dataset.masks)
+    np.testing.assert_array_equal(apart.table(), expected.table())
+    groups = np.repeat(np.arange(10), 4)
+    grouped = infer(replace(dataset, groups=groups.astype(str)), found, folds)
+    expected = response_inference(
+        dataset.responses, found.predictions, folds, masks=dataset.masks, groups=groups
+    )
+    np.testing.assert_array_equal(grouped.table(), expected.table())
+    assert not np.array_equal(grouped.p.targets, apart.p.targets)
+
+
+def test_nothing_is_inferred_from_what_was_not_kept(dataset, folds, rng):
+    X = rng.standard_normal((40, 3))
+    without = evaluate(RidgeEncoder(alpha=1.0), X, dataset.responses, cv=folds)
+    assert infer(dataset, without, folds) is None
+    kept = evaluate(RidgeEncoder(alpha=1.0), X, dataset.responses, cv=folds, return_predictions=True)
+    assert infer(dataset, kept, [(np.arange(1, 40), np.arange(1))]) is None
 
 
 def test_terminal_shows_each_score_beside_its_ceiling(dataset, predictions, folds, capsys):
