@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from featpipe.encoding._banded import BandedRidge
+from featpipe.encoding._banded_contributions import band_contributions, unique_contributions
 from featpipe.encoding._encoder import RidgeEncoder
+from featpipe.encoding._per_roi import PerROI
 from featpipe.encoding._scaler import LayerScaler
 
-__all__ = ["LayerScaler", "RidgeEncoder"]
+__all__ = [
+    "BandedRidge",
+    "LayerScaler",
+    "PerROI",
+    "RidgeEncoder",
+    "band_contributions",
+    "unique_contributions",
+]

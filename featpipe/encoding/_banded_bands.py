@@ -10,7 +10,7 @@ then serves all folds, where decomposing each training set would take one for ea
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from array_api_compat import is_numpy_array
 from scipy.linalg import lapack
 
-from featpipe.encoding._arrays import array_namespace, on_device
+from featpipe.encoding._arrays import array_namespace, on_device, to_numpy
 
 _CHUNK_VALUES = 1 << 22  # values turned to float64 at a time: 32 MiB
 
@@ -242,10 +242,11 @@ def make_bands(
         columns = slice(int(stops[number]) - widths[number], int(stops[number]))
         if center:
             origin[columns] = _means(layer, weight)
-        if primal:
-            store[:, columns] = layer - origin[columns]
-        else:
-            _add_products(store[number], layer, origin[columns])
+        for part, chunk in _centred(layer, origin[columns]):
+            if primal:
+                store[:, columns][:, part] = chunk
+            else:
+                store[number] += chunk @ chunk.T
     placed, weight = on_device(store, device), on_device(weight, device)
     if primal:
         return PrimalBands(placed, widths, weight, center=center), origin
@@ -257,10 +258,12 @@ def _means(layer: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.concatenate([share @ layer[:, part].astype(np.float64) for part in _parts(layer)])
 
 
-def _add_products(kernel: np.ndarray, layer: np.ndarray, origin: np.ndarray) -> None:
+def _centred(layer: np.ndarray, origin: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (columns, features less their origin in float64); of constant features not even rounding is left."""
     for part in _parts(layer):
         chunk = layer[:, part].astype(np.float64) - origin[part]
-        kernel += chunk @ chunk.T
+        chunk[:, np.abs(chunk).max(axis=0) <= 8 * np.finfo(np.float64).eps * np.abs(origin[part])] = 0.0
+        yield part, chunk
 
 
 def _parts(layer: np.ndarray) -> list[slice]:
@@ -327,6 +330,4 @@ def _dtype(xp: Any, dtype: Any) -> Any:
 
 
 def _float64(values: Any) -> np.ndarray:
-    from featpipe.encoding._arrays import to_numpy
-
     return to_numpy(values).astype(np.float64, copy=False)

@@ -70,7 +70,8 @@ def _alike(n_bands: int) -> np.ndarray:
 
 
 def _alike_in_variance(traces: np.ndarray) -> np.ndarray:
-    return (1 / traces / np.sum(1 / traces))[None, :]
+    share = traces.max() / np.where(traces > 0, traces, 1.0)
+    return (share / share.sum() if np.all(traces > 0) else np.full(len(traces), 1 / len(traces)))[None, :]
 
 
 def _pairs(n_bands: int) -> np.ndarray:

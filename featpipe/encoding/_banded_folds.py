@@ -24,6 +24,8 @@ from featpipe.encoding._banded_bands import Bands, Inverse, inverted
 from featpipe.encoding._ridge import Split, batches
 from featpipe.errors import RequestError
 
+_FOLDS_OF_A_GRADIENT = 2
+
 
 @dataclass(frozen=True)
 class FoldSet:
@@ -89,7 +91,7 @@ class HeldOut:
 
     def scores(self, inverse: Inverse, targets: np.ndarray, target_batch: int) -> np.ndarray:
         """Return the sum over folds of the scores of some targets: ndarray of shape (n_chosen,), float64."""
-        solvers = self._solvers(inverse)
+        solvers = self._solvers(inverse, self.folds)
         parts = [targets[part] for part in batches(len(targets), target_batch)]
         return np.concatenate([self._scores(inverse, solvers, part) for part in parts])
 
@@ -100,25 +102,32 @@ class HeldOut:
             total += fold.score(solver @ dual[fold.test], targets, self.scoring)
         return total
 
-    def gradients(self, inverse: Inverse, delta: np.ndarray, targets: np.ndarray, target_batch: int):
-        """Return the sum over folds of the scores' derivatives by delta: ndarray (n_bands, n_chosen), float64."""
-        solvers = self._solvers(inverse)
-        parts = [targets[part] for part in batches(len(targets), target_batch)]
-        found = np.concatenate([self._gradients(inverse, solvers, part) for part in parts], axis=1)
-        return np.exp(delta)[:, None] * found
+    def gradients(
+        self, inverse: Inverse, delta: np.ndarray, targets: np.ndarray, target_batch: int, *, turn: int = 0
+    ) -> np.ndarray:
+        """Return derivatives of the sum over folds by delta, estimated from two folds: (n_bands, n_chosen), float64.
 
-    def _gradients(self, inverse: Inverse, solvers: list[Any], targets: np.ndarray) -> np.ndarray:
+        All folds together would be dearer than the steps that follow from them. `turn` says which two.
+        """
+        n_taken = min(_FOLDS_OF_A_GRADIENT, len(self.folds))
+        folds = [self.folds[(turn * n_taken + number) % len(self.folds)] for number in range(n_taken)]
+        solvers = self._solvers(inverse, folds)
+        parts = [targets[part] for part in batches(len(targets), target_batch)]
+        found = [self._gradients(inverse, folds, solvers, part) for part in parts]
+        return np.exp(delta)[:, None] * np.concatenate(found, axis=1) * (len(self.folds) / n_taken)
+
+    def _gradients(self, inverse: Inverse, folds: list[_Fold], solvers: list[Any], targets: np.ndarray):
         dual = inverse.times(self._responses(targets, solvers[0]))
         total = np.zeros((len(self.bands.traces), len(targets)))
-        for fold, solver in zip(self.folds, solvers, strict=True):
+        for fold, solver in zip(folds, solvers, strict=True):
             residual = solver @ dual[fold.test]
             adjoint = inverse.columns(fold.test, solver @ fold.slope(residual, targets, self.scoring))
             total -= self.bands.forms(adjoint, dual - inverse.columns(fold.test, residual))
         return total
 
-    def _solvers(self, inverse: Inverse) -> list[Any]:
-        """Return ``(A_TT)^-1`` of every fold: products with it are faster than solving, and shared by batches."""
-        return [inverted(inverse.block(fold.test)) for fold in self.folds]
+    def _solvers(self, inverse: Inverse, folds: list[_Fold]) -> list[Any]:
+        """Return ``(A_TT)^-1`` of folds: products with it are faster than solving, and shared by batches."""
+        return [inverted(inverse.block(fold.test)) for fold in folds]
 
     def _responses(self, targets: np.ndarray, like: Any) -> Any:
         xp = array_namespace(self.Y)

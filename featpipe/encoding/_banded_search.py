@@ -100,13 +100,15 @@ class PenaltySearch:
         step = np.full(len(self.targets), _FIRST_STEP)
         slope = np.zeros(self.delta.shape)
         stale = np.isfinite(self.score)
-        for _ in range(rounds):
-            self._update(slope, np.flatnonzero(stale))
+        for turn in range(rounds):
+            self._update(slope, np.flatnonzero(stale), turn)
             steepest = np.abs(slope).max(axis=0)
             active = np.flatnonzero(steepest * step > _LEAST_GAIN)
             if not len(active):
                 return
-            proposed = self._floored() + slope / np.where(steepest > 0, steepest, 1.0) * step
+            # the square root lets bands that matter less to a target move at once
+            direction = np.sign(slope) * np.sqrt(np.abs(slope) / np.where(steepest > 0, steepest, 1.0))
+            proposed = self._floored() + direction * step
             stale = self._try_centres(proposed[:, active], active, live)
             step *= np.where(stale, 1.2, 0.5)
 
@@ -136,14 +138,14 @@ class PenaltySearch:
             improved[targets[self.attempt(delta, targets)]] = True
         return improved
 
-    def _update(self, slope: np.ndarray, targets: np.ndarray) -> None:
+    def _update(self, slope: np.ndarray, targets: np.ndarray, turn: int) -> None:
         """Write the gradients of some targets at their best points."""
         if not len(targets):
             return
         points, member = np.unique(self._floored()[:, targets], axis=1, return_inverse=True)
         for number, delta in enumerate(points.T):
             chosen = targets[member.ravel() == number]
-            slope[:, chosen] = self._slopes(delta, chosen)
+            slope[:, chosen] = self._slopes(delta, chosen, turn)
 
     def _floored(self) -> np.ndarray:
         """Return the best points with bands that were left out just inside: at -inf there is no slope."""
@@ -169,10 +171,11 @@ class PenaltySearch:
             total += held_out.scores(self._inverse(held_out, delta), targets, self.target_batch)
         return total / self.n_folds
 
-    def _slopes(self, delta: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def _slopes(self, delta: np.ndarray, targets: np.ndarray, turn: int) -> np.ndarray:
         total = np.zeros((len(delta), len(targets)))
         for held_out in self.held_out:
-            total += held_out.gradients(self._inverse(held_out, delta), delta, targets, self.target_batch)
+            inverse = self._inverse(held_out, delta)
+            total += held_out.gradients(inverse, delta, targets, self.target_batch, turn=turn)
         return total / self.n_folds
 
     def _inverse(self, held_out: HeldOut, delta: np.ndarray):
