@@ -44,7 +44,8 @@ def stimulus_gram(
     ----------
     blocks : LayerBlocks
     center : bool
-        Whether there is an origin to take off; 0 otherwise, and products are those of the features themselves.
+        Whether there is an origin to take off; 0 otherwise, and products are those of the features themselves, with
+        what all stimuli share in them and that much less precise.
     memory : int, optional
         Bytes of features to hold, in each job. By default as many as the result's, at least 256 MiB, at most half
         of what is available beside it.

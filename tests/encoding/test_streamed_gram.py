@@ -10,10 +10,11 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding import LayerScaler, RidgeEncoder, _streamed, _streamed_tiles
+from featpipe.encoding import LayerScaler, RidgeEncoder, _streamed, _streamed_ridge, _streamed_tiles
 from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import ridge
+from featpipe.encoding._ridge import missing_patterns, ridge
 from featpipe.encoding._streamed import cross_products, feature_columns, linear_predictions, stimulus_gram
+from featpipe.encoding._streamed_ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
 from featpipe.errors import RequestError
 from featpipe.features import CachedFeatures
 from featpipe.spec import FeatureSpec
@@ -179,3 +180,34 @@ def test_workers_open_the_cache_themselves(cached):
     with joblib.parallel_config("loky"):
         found, _ = stimulus_gram(pickle.loads(travels), memory=4 * 126 * 10, n_jobs=2)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("center", [True, False])
+@pytest.mark.parametrize("dual", [True, False])
+def test_ridge_of_streamed_layers_equals_that_of_a_matrix(rng, dual, center):
+    mean = 2.0 if center else 0.0  # without an origin float32 has to hold what all stimuli share as well
+    blocks, new = _blocks(rng, 30, mean), _blocks(rng, 8, mean, start=50)
+    Y = rng.standard_normal((30, 3))
+    Y[4:9, 1] = np.nan
+    alpha, weight = np.array([1.0, 10.0, 100.0]), rng.random(30) + 0.1
+    expected = RidgeEncoder(alpha, fit_intercept=center).fit(blocks.to_matrix(), Y, sample_weight=weight)
+    features = StreamedFeatures.of(blocks, 3, weight=weight, center=center, dual=dual, memory=_rows(7))
+    coef = np.empty((3, features.gram.n_features))
+    for targets, rows in missing_patterns(Y):
+        coef[targets], _ = ridge(features.gram, Y[:, targets], alpha[targets], rows=rows)
+    if dual:
+        intercept = features.intercepts(Y, coef)
+        found = predictions_from_stimuli(new, blocks, features.origin, coef, intercept, memory=_rows(5))
+    else:
+        np.testing.assert_allclose(coef, expected.coef_, rtol=1e-4, atol=1e-6)
+        found = linear_predictions(new, coef, expected.intercept_)
+    np.testing.assert_allclose(found, expected.predict(new.to_matrix()), rtol=1e-5, atol=1e-5)
+
+
+def test_coefficients_that_do_not_fit_are_those_of_stimuli(rng, monkeypatch):
+    blocks = _blocks(rng, 20)
+    monkeypatch.setattr(_streamed_ridge, "available_memory", lambda: 2 * 4 * 338 * 10)
+    assert not StreamedFeatures.of(blocks, 10).dual
+    assert StreamedFeatures.of(blocks, 11).dual
+    assert fits_in_memory(blocks[:10])
+    assert not fits_in_memory(blocks[:11])
