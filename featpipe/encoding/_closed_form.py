@@ -73,7 +73,7 @@ def closed_form_fit(
     alpha, score = np.empty(responses.n_targets), np.empty(responses.n_targets)
     for part in batches(responses.n_targets, target_batch):
         values = responses.values(subset.rows, part)
-        latent = choice.latent(values)
+        latent = subset.latent(values)
         alpha[part], score[part] = choice.choose(part, values, latent)
         solution.solve(part, values, alpha[part], latent)
     return alpha, score, *solution.finish()
@@ -94,7 +94,7 @@ def closed_form_scores(
     scores = np.empty((len(alphas), responses.n_targets))
     for part in batches(responses.n_targets, target_batch):
         values = responses.values(subset.rows, part)
-        scores[:, part] = choice.scores(part, values, choice.latent(values))
+        scores[:, part] = choice.scores(part, values, subset.latent(values))
     return scores
 
 
@@ -124,18 +124,6 @@ class ClosedForm:
         self.constant = (
             subset.decomposition.left.sum(0) / subset.total**0.5
         )  # that of responses, in the directions
-
-    def latent(self, values: Any) -> Any:
-        """Return responses in the directions of the decomposition: array of shape (rank, n_batch).
-
-        Where the directions span everything, the constant is one of them. No centred response has a part in it,
-        but rounding does, and small penalties would divide that by a small ``1 - leverage``: it is taken off.
-        """
-        latent = self.subset.left(values.dtype).T @ values
-        if self.complete and self.center:
-            constant = self._like(self.constant, values)
-            latent -= constant[:, None] * (constant @ latent)
-        return latent
 
     def scores(self, part: slice, values: Any, latent: Any) -> np.ndarray:
         """Score every penalty for a batch of targets: ndarray of shape (n_alphas, n_batch)."""
@@ -176,7 +164,7 @@ class ClosedForm:
     def _gcv(self, part: slice, values: Any, latent: Any) -> np.ndarray:
         if self.coarse.any():  # nearly as many features as stimuli
             values = self.responses.values(self.subset.rows, part, np.float64)
-            latent = self.latent(values)
+            latent = self.subset.latent(values)
         weighted = self._weighted(values)
         scatter = scatter_about_mean(values, self.subset.weight)[2]
         squares = latent**2
@@ -253,7 +241,7 @@ class ClosedForm:
         """Return residuals of some columns under a penalty and their responses, both weighted, (n_rows, n_columns)."""
         if self.coarse[position]:
             values = self.responses.values(self.subset.rows, columns + part.start, np.float64)
-            latent = self.latent(values)
+            latent = self.subset.latent(values)
         elif len(columns) < latent.shape[1]:
             values, latent = take_columns(values, columns), take_columns(latent, columns)
         weighted = self._weighted(values)

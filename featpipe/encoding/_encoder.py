@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.utils import check_array
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
@@ -11,13 +12,19 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from featpipe.encoding._folds import check_enough, inner_splits, present_splits
+from featpipe.blocks import LayerBlocks
+from featpipe.encoding._arrays import check_device, on_device
+from featpipe.encoding._folds import CLOSED_FORMS, check_enough, check_single, inner_splits
 from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._penalties import given_penalties, search_penalties
-from featpipe.encoding._ridge import best_penalties, cross_validated_scores, missing_patterns, ridge
+from featpipe.encoding._penalties import given_penalties, penalty_groups, search_penalties, shared_penalties
+from featpipe.encoding._ridge import missing_patterns, ridge
+from featpipe.encoding._search import Search
+from featpipe.encoding._streamed import feature_columns, linear_predictions, stimulus_gram
 from featpipe.errors import RequestError
+from featpipe.memory import available_memory, memory_sharers
 
 SCORINGS = ("r2", "pearson_r")
+PRECISIONS = ("exact", "reduced")
 ALPHAS = tuple(
     float(f"{alpha:.6g}") for alpha in np.logspace(-1, 8, 13)
 )  # standardised features need 1e1 to 1e6
@@ -28,8 +35,9 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     """Ridge regression of many responses, each with the penalty that predicts it best.
 
     Minimises ``Σ_i w_i (Y[i, t] - b_t - X[i] c_t)² + alpha[t] ||c_t||²`` for every target t. The penalty is
-    chosen per target by K-fold cross-validation inside `fit`; the solution at the chosen penalties is
-    exact. Features are read once, whatever the number of folds, penalties and targets.
+    chosen per target inside `fit`, by K-fold cross-validation, leave-one-out or generalised cross-validation; the
+    solution at the chosen penalties is exact. Features are read once, whatever the number of folds, penalties and
+    targets.
 
     Parameters
     ----------
@@ -38,15 +46,27 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     alphas : array of shape (n_alphas,)
         Penalties to choose from, > 0; by default 13 from 0.1 to 1e8. Of equally good ones the largest
         is taken.
-    cv : int, splitter or iterable of (train, test)
+    cv : int, splitter, iterable of (train, test), "loo" or "gcv"
         Folds of the search. An int shuffles with a fixed seed, ``KFold(cv, shuffle=True,
         random_state=0)``, because stimuli often lie in the order of their categories; with `groups` it is
-        ``GroupKFold(cv)``. A fold with fewer than two held-out stimuli has no score and is left out.
+        ``GroupKFold(cv)``. A fold with fewer than two held-out stimuli has no score and is left out. "loo" leaves
+        out every stimulus once and scores the predictions of all together; "gcv" is its rotation-invariant form.
+        Both have a closed form and cost hardly more than the solution.
     scoring : {"r2", "pearson_r"}
         What the search maximises: the mean over folds per target, weighted by `sample_weight` as the fit is.
+    penalty : {"target", "shared"} or array of shape (n_targets,)
+        A penalty for each target; one for all, with the best mean of their scores; or one for all targets that
+        have the same label in an array.
     fit_intercept : bool
     target_batch : int
         Targets solved at a time; bounds memory.
+    device : {"cpu", "cuda", "cuda:N"}
+        Where `fit` computes. Responses go to a GPU batch by batch; what was fitted is NumPy's.
+    search_precision : {"exact", "reduced"}
+        "exact" scores every penalty. "reduced" scores, in folds, only those around each target's best by
+        generalised cross-validation, and goes on until the best is better than its neighbours: the same choice
+        where scores have one peak over the penalties. No score and no coefficient is less precise. It holds for a
+        penalty per target.
 
     Attributes
     ----------
@@ -63,9 +83,11 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     -----
     A response of NaN is a missing trial: the target is fitted on its other stimuli. Targets that miss the
     same stimuli share one factorisation, so a few patterns are cheap, and one for every target is not.
-    Constant features get coefficient 0, constant targets a constant prediction. `score` is R² as in
-    scikit-learn. With metadata routing enabled, `fit` asks for `sample_weight` and `groups`, `score`
-    for `sample_weight`.
+    Constant features get coefficient 0; collinear ones, such as a layer given twice, share the solution of least
+    norm. Constant targets get a constant prediction. Two stimuli are enough to fit; fewer than folds are an error.
+    A stimulus given twice counts twice, and folds do not know its copies: give `groups`, which "loo" and "gcv"
+    refuse. `score` is R² as in scikit-learn. With metadata routing enabled, `fit` asks for `sample_weight` and
+    `groups`, `score` for `sample_weight`.
     """
 
     __metadata_request__fit = {"sample_weight": True, "groups": True}  # noqa: RUF012 (scikit-learn's form)
@@ -78,23 +100,30 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         alphas=ALPHAS,
         cv=5,
         scoring="r2",
+        penalty="target",
         fit_intercept=True,
         target_batch=1024,
+        device="cpu",
+        search_precision="exact",
     ):
         self.alpha = alpha
         self.alphas = alphas
         self.cv = cv
         self.scoring = scoring
+        self.penalty = penalty
         self.fit_intercept = fit_intercept
         self.target_batch = target_batch
+        self.device = device
+        self.search_precision = search_precision
 
     def fit(self, X, y, sample_weight=None, groups=None):
         """Choose the penalties and fit.
 
         Parameters
         ----------
-        X : array of shape (n_stimuli, n_features)
-            Features; float32 stays float32, with statistics in float64.
+        X : array of shape (n_stimuli, n_features), or LayerBlocks
+            Features; float32 stays float32, with statistics in float64. Layers that would take more than half of
+            the memory that is free, side by side, are read block by block, and so in `predict`.
         y : array of shape (n_stimuli, n_targets) or (n_stimuli,)
             Responses; NaN where a trial is missing.
         sample_weight : float or array of shape (n_stimuli,), optional
@@ -109,26 +138,30 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         """
         X, y, weight = self._validate(X, y, sample_weight)
         Y = y.reshape(len(y), -1)
-        gram = GramStatistics(X, weight=weight, center=bool(self.fit_intercept))
         given = None if self.alpha is None else given_penalties(self.alpha, Y.shape[1])
-        splits = [] if given is not None else inner_splits(self.cv, X, y, groups)
-        parts = []
-        for targets, present in missing_patterns(Y):
-            rows = present[weight[present] > 0]
-            check_enough(rows, targets)
-            chosen = Y if len(targets) == Y.shape[1] else Y[:, targets]
-            if given is None:
-                alpha, score = self._search(gram, chosen, present_splits(splits, rows, targets))
-            else:
-                alpha, score = given[targets], np.empty(len(targets))
-            solution = ridge(gram, chosen, alpha, rows=rows, target_batch=self.target_batch)
-            parts.append((targets, score, alpha, *solution))
+        search = self._search(X, y, groups) if given is None else None
+        sharing = penalty_groups(self.penalty, Y.shape[1])
+        patterns = _patterns(Y, weight)
+        gram = self._gram(X, weight)
+        if search is not None and sharing is None:
+            parts = [
+                (part[0], *search.fit(gram, _columns(Y, part[0]), part[1], part[0])) for part in patterns
+            ]
+        else:
+            alpha, score = given, np.empty(Y.shape[1])
+            if search is not None:
+                alpha, score = _shared(search, gram, Y, patterns, sharing)
+            parts = self._solve(gram, Y, alpha, score, patterns)
         self._keep(parts, single=y.ndim == 1)
         return self
 
     def predict(self, X):
         """Predict responses: ndarray of shape (n_stimuli, n_targets), or (n_stimuli,)."""
         check_is_fitted(self)
+        if isinstance(X, LayerBlocks):
+            return linear_predictions(X, np.atleast_2d(self.coef_), self.intercept_).reshape(
+                len(X), *self.coef_.shape[:-1]
+            )
         X = validate_data(self, X, dtype=_FLOATS, reset=False)
         predicted = X @ self.coef_.T
         predicted += np.asarray(self.intercept_, dtype=predicted.dtype)
@@ -137,11 +170,21 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def _validate(self, X, y, sample_weight):
         if self.scoring not in SCORINGS:
             raise RequestError(f"scoring must be one of {', '.join(SCORINGS)}, got {self.scoring!r}.")
+        if self.search_precision not in PRECISIONS:
+            raise RequestError(
+                f"search_precision must be one of {', '.join(PRECISIONS)}, got {self.search_precision!r}."
+            )
+        check_device(self.device)
         if not isinstance(self.target_batch, int | np.integer) or self.target_batch < 1:
             raise RequestError(f"target_batch must be an int >= 1, got {self.target_batch!r}.")
         for_x = {"dtype": _FLOATS, "ensure_min_samples": 2, "estimator": self}
         for_y = {"dtype": _FLOATS, "ensure_2d": False, "ensure_all_finite": "allow-nan", "estimator": self}
-        X, y = validate_data(self, X, y, validate_separately=(for_x, for_y))
+        if isinstance(X, LayerBlocks):
+            self.n_features_in_ = X.shape[1]
+            y = check_array(y, input_name="y", **for_y)
+            X = X if _is_streamed(X) else X.to_matrix()
+        if not isinstance(X, LayerBlocks):
+            X, y = validate_data(self, X, y, validate_separately=(for_x, for_y))
         check_consistent_length(X, y)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64)
         if np.any(weight < 0) or not weight.any():
@@ -150,19 +193,48 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return X, y, weight
 
-    def _search(self, gram, Y, splits):
-        alphas = search_penalties(self.alphas)
-        scores = cross_validated_scores(
-            gram, Y, alphas, splits, scoring=self.scoring, target_batch=self.target_batch
+    def _search(self, X, y, groups) -> Search:
+        closed = isinstance(self.cv, str) and self.cv in CLOSED_FORMS
+        if closed:
+            check_single(self.cv, groups)
+        return Search(
+            search_penalties(self.alphas),
+            self.cv if closed else inner_splits(self.cv, X, y, groups),
+            self.scoring,
+            self.search_precision,
+            self.target_batch,
         )
-        return best_penalties(scores, alphas)
+
+    def _gram(self, X, weight) -> GramStatistics:
+        center = bool(self.fit_intercept)
+        if not isinstance(X, LayerBlocks):
+            return GramStatistics(on_device(X, self.device), weight=weight, center=center)
+        matrix, _ = stimulus_gram(X, center=center)
+        return GramStatistics.from_stimulus_products(
+            on_device(matrix, self.device),
+            feature_columns(X),
+            n_features=X.shape[1],
+            weight=weight,
+            center=center,
+        )
+
+    def _solve(self, gram, Y, alpha, score, patterns) -> list:
+        return [
+            (
+                targets,
+                alpha[targets],
+                score[targets],
+                *ridge(gram, _columns(Y, targets), alpha[targets], rows=rows, target_batch=self.target_batch),
+            )
+            for targets, rows in patterns
+        ]
 
     def _keep(self, parts, *, single: bool) -> None:
         order = np.argsort(np.concatenate([targets for targets, *_ in parts]))
         if len(parts) == 1:
-            _, score, alpha, coef, intercept = parts[0]
+            _, alpha, score, coef, intercept = parts[0]
         else:
-            score, alpha, coef, intercept = (
+            alpha, score, coef, intercept = (
                 np.concatenate([part[place] for part in parts])[order] for place in range(1, 5)
             )
         self.coef_ = coef[0] if single else coef
@@ -172,3 +244,32 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.best_score_ = float(score[0]) if single else score
         elif hasattr(self, "best_score_"):
             del self.best_score_  # of an earlier fit
+
+
+def _patterns(Y: np.ndarray, weight: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (targets, stimuli that they have and that count) for every pattern of missing responses."""
+    patterns = []
+    for targets, present in missing_patterns(Y):
+        rows = present[weight[present] > 0]
+        check_enough(rows, targets)
+        patterns.append((targets, rows))
+    return patterns
+
+
+def _columns(Y: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    return Y if len(targets) == Y.shape[1] else Y[:, targets]
+
+
+def _is_streamed(X: LayerBlocks) -> bool:
+    """Whether layers side by side would take more than half of the memory that is free."""
+    return X.shape[1] > X.shape[0] and 4 * X.shape[0] * X.shape[1] > available_memory() // (
+        2 * memory_sharers()
+    )
+
+
+def _shared(search: Search, gram, Y, patterns, sharing) -> tuple[np.ndarray, np.ndarray]:
+    """Return the penalty that the targets of a group share, and each target's score at it."""
+    scores = np.empty((len(search.alphas), Y.shape[1]))
+    for targets, rows in patterns:
+        scores[:, targets] = search.scores(gram, _columns(Y, targets), rows, targets)
+    return shared_penalties(scores, search.alphas, sharing)

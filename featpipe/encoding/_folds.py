@@ -10,6 +10,8 @@ from sklearn.model_selection import GroupKFold, KFold, check_cv
 from featpipe.encoding._ridge import Split
 from featpipe.errors import RequestError
 
+CLOSED_FORMS = ("loo", "gcv")
+
 
 def inner_splits(cv, X, y, groups) -> list[Split]:
     """Return the folds of a search as (rows to fit, rows to score); an int shuffles, or respects groups."""
@@ -25,7 +27,9 @@ def inner_splits(cv, X, y, groups) -> list[Split]:
             )
         cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
     elif isinstance(cv, str):
-        raise RequestError(f"cv must be a number of folds, a splitter or a list of folds, got {cv!r}.")
+        raise RequestError(
+            f"cv must be a number of folds, a splitter, a list of folds, 'loo' or 'gcv', got {cv!r}."
+        )
     return list(check_cv(cv).split(X, y, groups))
 
 
@@ -47,4 +51,13 @@ def check_enough(rows: np.ndarray, targets: np.ndarray) -> None:
         raise RequestError(
             f"Target {targets[0]}{' and others' * (len(targets) > 1)} has {len(rows)} responses that are not "
             "NaN and have weight > 0; at least 2 are needed. Leave such targets out."
+        )
+
+
+def check_single(cv: str, groups) -> None:
+    """Raise `RequestError` where stimuli have to be left out in groups, which closed forms do not."""
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        raise RequestError(
+            f"cv={cv!r} leaves out single stimuli, but {len(groups)} stimuli are in {len(np.unique(groups))} groups "
+            "that must not be split. Set cv to a number of folds."
         )

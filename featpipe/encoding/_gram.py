@@ -229,6 +229,10 @@ class Subset(ABC):
             self._single = array_namespace(left).astype(left, float_type(dtype, left))
         return self._single
 
+    def latent(self, values: Any) -> Any:
+        """Return centred responses in the directions U, ``U' D^½ values``: (rank, n_columns), in their dtype."""
+        return self.left(values.dtype).T @ values
+
     def row_norm(self) -> float:
         """Return the largest norm of a row of features that `coefficients` multiplies; 0 if it multiplies none."""
         return 0.0
@@ -293,6 +297,8 @@ class _PrimalSubset(Subset):
 
 
 class _DualSubset(Subset):
+    _mean: Any = None
+
     def _decompose(self) -> Decomposition:
         root = self.weight**0.5
         kernel = self._centred_kernel(self.rows)
@@ -318,23 +324,37 @@ class _DualSubset(Subset):
         return right
 
     def mean(self) -> Any:
-        mean = like(np.zeros(self.gram.n_features), self.gram.matrix)
-        if self.gram.center:
-            for part, block in self.gram.columns():
-                mean[part] = column_means(take(block, self.rows), self.weight)
-        return mean
+        if self._mean is None:
+            mean = like(np.zeros(self.gram.n_features), self.gram.matrix)
+            if self.gram.center:
+                for part, block in self.gram.columns():
+                    mean[part] = column_means(take(like(block, mean), self.rows), self.weight)
+            self._mean = mean
+        return self._mean
 
     def coefficients(self, weights: Any, out: np.ndarray) -> None:
         xp = array_namespace(weights)
         left = self.left(weights.dtype)
         scale = xp.astype(self.decomposition.scale, weights.dtype)
         dual = self._stimulus_weights(left @ (weights / scale[:, None])).T  # (n_targets, n_rows)
-        whole = len(self.rows) == self.gram.n_stimuli and np.array_equal(
-            self.rows, np.arange(self.gram.n_stimuli)
-        )
+        whole = np.array_equal(self.rows, np.arange(self.gram.n_stimuli))
+        mean = like(np.zeros(self.gram.n_features), dual) if self.gram.streamed and self.gram.center else None
         for part, block in self.gram.columns():
-            chosen = block if whole else take(block, self.rows)
-            _write(out[:, part], dual, xp.astype(like(chosen, dual), weights.dtype, copy=False))
+            chosen = like(block if whole else take(block, self.rows), dual)
+            _write(out[:, part], dual, xp.astype(chosen, weights.dtype, copy=False))
+            if mean is not None:  # while the block is here
+                mean[part] = column_means(chosen, self.weight)
+        self._mean = mean if mean is not None else self._mean
+
+    def latent(self, values: Any) -> Any:
+        # The constant is one of these directions, or lies among those without variance. No centred response has a
+        # part in it, but rounding does, which small penalties would divide by a small 1 - leverage.
+        latent = super().latent(values)
+        if self.gram.center:
+            constant = self.decomposition.left.sum(0) / self.total**0.5
+            constant = array_namespace(constant).astype(constant, values.dtype)
+            latent -= constant[:, None] * (constant @ latent)
+        return latent
 
     def row_norm(self) -> float:
         gram, xp = self.gram, array_namespace(self.gram.matrix)

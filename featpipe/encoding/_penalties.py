@@ -31,3 +31,39 @@ def search_penalties(alphas) -> np.ndarray:
             f"alphas must be a list of finite penalties > 0, got {alphas!r}. For alpha = 0 give alpha itself."
         )
     return candidates
+
+
+def penalty_groups(penalty, n_targets: int) -> np.ndarray | None:
+    """Return a number per target, equal where targets share a penalty, (n_targets,); None for one each."""
+    if isinstance(penalty, str):
+        if penalty not in ("target", "shared"):
+            raise RequestError(f"penalty must be 'target', 'shared' or a label per target, got {penalty!r}.")
+        return None if penalty == "target" else np.zeros(n_targets, dtype=np.int64)
+    labels = np.asarray(penalty)
+    if labels.shape != (n_targets,):
+        raise RequestError(
+            f"penalty has shape {labels.shape}, but there are {n_targets} targets; give one label for each."
+        )
+    return np.unique(labels, return_inverse=True)[1]
+
+
+def shared_penalties(
+    scores: np.ndarray, alphas: np.ndarray, groups: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return for every target the penalty of the best mean score in its group, and its own score there.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_alphas, n_targets)
+    alphas : ndarray of shape (n_alphas,)
+    groups : ndarray of int, shape (n_targets,)
+        Numbers from 0 up.
+
+    Returns
+    -------
+    alpha, score : ndarray of shape (n_targets,)
+    """
+    total = np.stack([np.bincount(groups, weights=row) for row in scores])
+    order = np.argsort(alphas)[::-1]  # the largest of equally good ones
+    best = order[np.argmax(total[order], axis=0)][groups]
+    return np.asarray(alphas)[best], scores[best, np.arange(len(groups))]

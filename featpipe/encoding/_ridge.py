@@ -105,10 +105,6 @@ class RidgeSolution:
         self.coef = np.empty((responses.n_targets, gram.n_features), dtype=dtype)
         self._waiting: dict[Any, list[tuple[np.ndarray, Any]]] = {}  # for features that are read only once
 
-    def latent(self, values: Any) -> Any:
-        """Return ``U' D^½ values``, of shape (rank, n_columns), in their dtype."""
-        return self.subset.left(values.dtype).T @ values
-
     def solve(self, part: slice, values: Any, alpha: np.ndarray, latent: Any = None) -> None:
         """Solve a batch of targets.
 
@@ -119,9 +115,9 @@ class RidgeSolution:
             Their scaled responses.
         alpha : ndarray of shape (n_batch,)
         latent : array of shape (rank, n_batch), optional
-            `latent` of the values, where it is there already.
+            ``subset.latent(values)``, where it is there already.
         """
-        latent = self.latent(values) if latent is None else latent
+        latent = self.subset.latent(values) if latent is None else latent
         shrink = self.subset.decomposition.shrink(alpha)
         weights = array_namespace(latent).astype(shrink, latent.dtype) * latent
         columns = np.arange(part.start, part.stop)
@@ -132,7 +128,7 @@ class RidgeSolution:
             )
         if lossy.any():
             chosen = columns[lossy]
-            exact = self.latent(self.responses.values(self.subset.rows, chosen, np.float64))
+            exact = self.subset.latent(self.responses.values(self.subset.rows, chosen, np.float64))
             self._write(chosen, take_columns(shrink, np.flatnonzero(lossy)) * exact)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:

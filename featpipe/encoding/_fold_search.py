@@ -1,0 +1,212 @@
+"""The search of penalties by folds, by whichever way costs least, and the solution that it ends in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from featpipe.encoding._arrays import like, to_numpy
+from featpipe.encoding._closed_form import ClosedForm
+from featpipe.encoding._deletion import Deletion, DeletionScores, pays_off
+from featpipe.encoding._gram import GramStatistics, Subset
+from featpipe.encoding._held_out import HeldOut
+from featpipe.encoding._ridge import (
+    RidgeSolution,
+    Split,
+    best_penalties,
+    cross_validated_scores,
+    ridge,
+)
+from featpipe.encoding._scaled import ScaledResponses, batches
+
+Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # alpha, score, coef, intercept
+
+
+def fit_by_folds(
+    gram: GramStatistics,
+    Y: Any,
+    alphas: np.ndarray,
+    splits: Sequence[Split],
+    *,
+    rows: np.ndarray,
+    scoring: str = "r2",
+    target_batch: int = 1024,
+    precision: str = "exact",
+) -> Fitted:
+    """Choose penalties by K folds and solve ridge with them.
+
+    Parameters
+    ----------
+    gram : GramStatistics
+    Y : array of shape (n_stimuli, n_targets)
+    alphas : ndarray of shape (n_alphas,)
+    splits : sequence of (rows to fit, rows to score)
+    rows : ndarray of int
+        Stimuli of the solution, with weights > 0.
+    scoring, target_batch
+        As in `cross_validated_scores`.
+    precision : {"exact", "reduced"}
+        "reduced" scores, for every target, the penalty that generalised cross-validation finds best and its two
+        neighbours, then goes on to the neighbours of the best so far: it ends in a penalty that is better than both its
+        neighbours, and equals the exact search where scores have one peak. Every score is that of the exact search.
+
+    Returns
+    -------
+    alpha, score : ndarray of shape (n_targets,)
+    coef : ndarray of shape (n_targets, n_features)
+    intercept : ndarray of shape (n_targets,)
+    """
+    reduced = precision == "reduced" and len(alphas) > 3
+    if _from_one_decomposition(gram, splits, rows, 4 if reduced else len(alphas)):
+        return _fit_by_deletion(gram, Y, alphas, splits, rows, scoring, target_batch, reduced)
+    if reduced and _held_bytes(gram, splits) < Y.nbytes + gram.n_stimuli * gram.n_features * 4:
+        return _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch)
+    scores = cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
+    alpha, score = best_penalties(scores, alphas)
+    return alpha, score, *ridge(gram, Y, alpha, rows=rows, target_batch=target_batch)
+
+
+def fold_scores(
+    gram: GramStatistics,
+    Y: Any,
+    alphas: np.ndarray,
+    splits: Sequence[Split],
+    *,
+    rows: np.ndarray,
+    scoring: str = "r2",
+    target_batch: int = 1024,
+) -> np.ndarray:
+    """Score like `cross_validated_scores`, from one decomposition of all stimuli where that costs less."""
+    if not _from_one_decomposition(gram, splits, rows, len(alphas)):
+        return cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
+    subset = gram.decompose(rows)
+    responses = ScaledResponses(gram, Y, rows, target_batch)
+    deletion = Deletion(subset, splits, alphas)
+    table = DeletionScores(deletion, responses, scoring, target_batch)
+    return _every(deletion, table, _latent(subset, responses, target_batch), len(alphas))
+
+
+def climb(
+    guess: np.ndarray, alphas: np.ndarray, evaluate: Callable[[int, np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Score penalties around a guess until each target's best is better than its neighbours.
+
+    Parameters
+    ----------
+    guess : ndarray of int, shape (n_targets,)
+        Positions in `alphas`.
+    alphas : ndarray of shape (n_alphas,)
+    evaluate : callable (position, targets) -> scores, of shape (n_chosen,)
+
+    Returns
+    -------
+    scores : ndarray of shape (n_alphas, n_targets)
+        -inf where not evaluated.
+    """
+    order = np.argsort(alphas)
+    rank = np.argsort(order)[guess]
+    scores = np.full((len(alphas), len(guess)), -np.inf)  # in order of alpha
+    seen = np.zeros(scores.shape, dtype=bool)
+    targets = np.arange(len(guess))
+    while True:
+        wanted = np.zeros(scores.shape, dtype=bool)
+        for step in (-1, 0, 1):
+            wanted[np.clip(rank + step, 0, len(alphas) - 1), targets] = True
+        wanted &= ~seen
+        if not wanted.any():
+            break
+        for place in np.flatnonzero(wanted.any(axis=1)):
+            chosen = np.flatnonzero(wanted[place])
+            scores[place, chosen] = evaluate(int(order[place]), chosen)
+        seen |= wanted
+        rank = len(alphas) - 1 - np.argmax(scores[::-1], axis=0)  # the largest of equals
+    return scores[np.argsort(order)]
+
+
+def _fit_by_deletion(gram, Y, alphas, splits, rows, scoring, target_batch, reduced) -> Fitted:
+    subset = gram.decompose(rows)
+    responses = ScaledResponses(gram, Y, rows, target_batch)
+    latent = _latent(subset, responses, target_batch)
+    deletion = Deletion(subset, splits, alphas)
+    table = DeletionScores(deletion, responses, scoring, target_batch)
+    if reduced:
+        guess = _guess_all(subset, responses, alphas, latent, target_batch)
+        keep = max(1, int(Y.nbytes // (4 * len(rows) ** 2)))
+        matrices = lru_cache(maxsize=keep)(deletion.residual_matrices)
+        scores = climb(
+            guess, alphas, lambda position, chosen: table.score(matrices(position), chosen, latent)
+        )
+        matrices.cache_clear()
+    else:
+        scores = _every(deletion, table, latent, len(alphas))
+    alpha, score = best_penalties(scores, alphas)
+    solution = RidgeSolution(subset, responses)
+    for part in batches(responses.n_targets, target_batch):
+        solution.solve(part, responses.values(rows, part), alpha[part], latent[:, part])
+    return alpha, score, *solution.finish()
+
+
+def _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch) -> Fitted:
+    folds = [HeldOut(gram.decompose(train), test, alphas) for train, test in splits]
+    subset = gram.decompose(rows)
+    responses = ScaledResponses(gram, Y, rows, target_batch)
+    solution = RidgeSolution(subset, responses)
+    closed = ClosedForm(subset, responses, alphas, method="gcv", scoring="r2")
+    alpha, score = np.empty(responses.n_targets), np.empty(responses.n_targets)
+    for part in batches(responses.n_targets, target_batch):
+        values = responses.values(rows, part)
+        latent = subset.latent(values)
+        guess = np.argmax(closed.scores(part, values, latent), axis=0)
+        prepared = [fold.prepare(responses, part) for fold in folds]
+
+        def evaluate(position: int, chosen: np.ndarray, prepared=prepared) -> np.ndarray:
+            pairs = zip(folds, prepared, strict=True)
+            every = len(chosen) == prepared[0].latent.shape[1]
+            scores = [
+                fold.score(targets if every else targets.some(chosen), position, scoring)
+                for fold, targets in pairs
+            ]
+            return to_numpy(sum(scores) / len(scores))
+
+        alpha[part], score[part] = best_penalties(climb(guess, alphas, evaluate), alphas)
+        solution.solve(part, values, alpha[part], latent)
+    return alpha, score, *solution.finish()
+
+
+def _latent(subset: Subset, responses: ScaledResponses, target_batch: int) -> Any:
+    """Return the responses of all targets in the directions of all stimuli: (rank, n_targets)."""
+    first = responses.values(subset.rows[:1], slice(0, 1))
+    shape = (len(subset.decomposition.eigenvalues), responses.n_targets)
+    latent = like(np.empty(shape, dtype=to_numpy(first).dtype), first)
+    for part in batches(responses.n_targets, target_batch):
+        latent[:, part] = subset.latent(responses.values(subset.rows, part))
+    return latent
+
+
+def _guess_all(subset, responses, alphas, latent, target_batch) -> np.ndarray:
+    closed = ClosedForm(subset, responses, alphas, method="gcv", scoring="r2")
+    parts = batches(responses.n_targets, target_batch)
+    scores = [closed.scores(p, responses.values(subset.rows, p), latent[:, p]) for p in parts]
+    return np.argmax(np.concatenate(scores, axis=1), axis=0)
+
+
+def _every(deletion: Deletion, table: DeletionScores, latent: Any, n_alphas: int) -> np.ndarray:
+    columns = np.arange(latent.shape[1])
+    return np.stack(
+        [table.score(deletion.residual_matrices(position), columns, latent) for position in range(n_alphas)]
+    )
+
+
+def _from_one_decomposition(
+    gram: GramStatistics, splits: Sequence[Split], rows: np.ndarray, n_alphas: int
+) -> bool:
+    return np.array_equal(np.union1d(*splits[0]), np.sort(rows)) and pays_off(gram, splits, n_alphas)
+
+
+def _held_bytes(gram: GramStatistics, splits: Sequence[Split]) -> int:
+    """Return the bytes that all folds at once take."""
+    width = gram.n_features if gram.primal else gram.n_stimuli
+    return sum(4 * (len(train) + len(test)) * width for train, test in splits)
