@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featpipe.cli._console import human_seconds, say, say_json, show_table, showing_progress
+from featpipe.cli._console import human_seconds, note, say, say_json, show_table
+from featpipe.cli._progress import showing_stages
 from featpipe.cli._scores import show_summary
 
 if TYPE_CHECKING:
@@ -40,8 +41,15 @@ def fit_every_subject(
         if not as_json:
             say(f"{name}: {'kept' if kept else _times(run)}")
 
-    with showing_progress("extract", quiet=as_json) as progress:
-        runs = fit_subjects(request, means=means, progress=progress, after=after)
+    with showing_stages(quiet=as_json) as stage:
+        runs = fit_subjects(
+            request,
+            after=after,
+            means=means,
+            progress=stage("extract"),
+            fold_progress=stage("folds"),
+            tell=None if as_json else note,
+        )
     summary = RunFolder(request.out).read_json("subjects.json")
     if as_json:
         say_json({"runs": {name: str(run.path) for name, run in runs.items()}, "reports": reports, **summary})

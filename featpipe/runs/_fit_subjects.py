@@ -10,7 +10,6 @@ from typing import Any
 
 from featpipe.datasets import subjects_of
 from featpipe.errors import RecipeError
-from featpipe.extraction import Means, Progress
 from featpipe.files import check_folder
 from featpipe.runs._fit import FitRequest, fit
 from featpipe.runs._folder import RunFolder
@@ -22,9 +21,8 @@ SUMMARY = "subjects.json"
 def fit_subjects(
     request: FitRequest,
     *,
-    means: Means | None = None,
-    progress: Progress | None = None,
     after: Callable[[str, RunFolder, bool], None] | None = None,
+    **how: Any,
 ) -> dict[str, RunFolder]:
     """Run a recipe for each subject, into ``OUT/SUBJECT``, going on where an earlier call stopped.
 
@@ -32,10 +30,10 @@ def fit_subjects(
     ----------
     request : FitRequest
         Its `subject` is ignored. Without `overwrite`, runs that were finished are kept.
-    means, progress
-        See `fit`.
     after : callable (subject, run, whether it was kept), optional
         Called once a subject is done.
+    **how
+        ``means``, ``progress`` and whatever else `fit` takes.
 
     Returns
     -------
@@ -59,7 +57,7 @@ def fit_subjects(
         _refuse_other_request(RunFolder.open(each[name].out), request)
     runs: dict[str, RunFolder] = {}
     for name, one in each.items():
-        runs[name] = RunFolder.open(one.out) if name in kept else fit(one, means=means, progress=progress)
+        runs[name] = RunFolder.open(one.out) if name in kept else fit(one, **how)
         if after is not None:
             after(name, runs[name], name in kept)
     summaries = {name: run.read_json("summary.json") for name, run in runs.items()}
