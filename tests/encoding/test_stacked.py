@@ -144,22 +144,23 @@ def test_fit_equals_explicit_refitting(rng, estimator, weighted):
         )
 
 
+@pytest.mark.parametrize("cv", [3, "loo", "gcv"])
 @pytest.mark.parametrize("scoring", ["r2", "pearson_r"])
 @pytest.mark.parametrize("n_features", [5, 90])  # primal, dual
-def test_held_out_predictions_of_ridge_are_those_of_refitting(rng, scoring, n_features):
+def test_held_out_predictions_of_ridge_are_those_of_refitting(rng, scoring, n_features, cv):
     """One Gram matrix for all folds of all folds, missing trials, weights of 0 and groups among them."""
     X, Y = rng.standard_normal((60, n_features)), rng.standard_normal((60, 5)) + 1
     Y += X[:, :5]
     Y[:7, 1] = Y[50:53, 3] = np.nan
-    weight, groups = rng.integers(0, 3, 60).astype(float), rng.integers(0, 20, 60)
-    estimator = RidgeEncoder(alphas=ALPHAS, cv=3, scoring=scoring)
-    splits = list(GroupKFold(4).split(X, Y, groups))
-    problem, _ = check_problem(
-        StackedLayers(), X, Y, sample_weight=weight, groups=groups, widths=[n_features]
-    )
+    given = {"sample_weight": rng.integers(0, 3, 60).astype(float), "groups": rng.integers(0, 20, 60)}
+    if isinstance(cv, str):
+        given["groups"] = None
+    estimator = RidgeEncoder(alphas=ALPHAS, cv=cv, scoring=scoring)
+    splits = list(KFold(4, shuffle=True, random_state=3).split(X))
+    problem, _ = check_problem(StackedLayers(), X, Y, widths=None, **given)
     found = held_out_predictions(estimator, X, problem, splits)
     for (train, test), predicted in zip(splits, found, strict=True):
-        part = {"sample_weight": weight[train], "groups": groups[train]}
+        part = {name: values[train] for name, values in given.items() if values is not None}
         expected = fit_layer(estimator, X[train], Y[train], part).predict(X[test])
         np.testing.assert_allclose(predicted, expected, rtol=1e-6, atol=1e-9)
 
