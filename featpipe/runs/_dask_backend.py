@@ -24,6 +24,8 @@ from threadpoolctl import threadpool_limits
 from featpipe.errors import WorkError
 from featpipe.runs._parcels import Parcel, Sender, pack_result
 
+LOST = "The connection to dask's scheduler was lost. Look into its log, and run again."
+
 
 class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
     """Runs the tasks of `joblib.Parallel` on the workers of a dask cluster.
@@ -65,12 +67,16 @@ class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
         return DaskBackend(self.folder, self.threads, nesting_level=(self.nesting_level or 0) + 1), -1
 
     def configure(self, n_jobs=1, parallel=None, **_):
-        """Return how many tasks run at a time, whatever was asked for."""
+        """Return how many tasks run at a time."""
         self.parallel = parallel
         return self.effective_n_jobs(n_jobs)
 
     def effective_n_jobs(self, n_jobs):
-        """Return the threads of all workers; never 1 outside of them, for which joblib would stay at home."""
+        """Return the threads of all workers, unless 1 is asked for; never 1 outside of them, which would mean here."""
+        if n_jobs == 1:
+            return 1
+        if self.client.status != "running":
+            raise WorkError(LOST)
         slots = sum(self.client.nthreads().values())
         return slots if _on_worker() else max(2, slots)
 
@@ -146,7 +152,7 @@ def _outcome(future) -> Parcel | BaseException:
     if future.status == "finished":
         return future.result()
     if future.status != "error":
-        return WorkError("The connection to dask's scheduler was lost. Look into its log, and run again.")
+        return WorkError(LOST)
     error = future.exception()
     if isinstance(error, distributed.scheduler.KilledWorker):
         return WorkError(

@@ -281,17 +281,17 @@ def _backend(client: Any, scratch: Path, threads: int) -> Iterator[None]:
             yield
     finally:
         done.set()
-        watch.join()
+        watch.join(timeout=5)  # a scheduler that hangs may not answer it
 
 
 def _watch(client: Any, backend: Any, done: threading.Event) -> None:
+    from featpipe.runs._dask_backend import LOST
+
     last = time.monotonic()  # that a worker was seen
     while not done.wait(_LOOK):
         if client.status != "running":
-            backend.fail(
-                WorkError("The connection to dask's scheduler was lost. Look into its log, and run again.")
-            )
-        elif client.scheduler_info(n_workers=1)["n_workers"]:
+            backend.fail(WorkError(LOST))
+        elif _n_workers(client):
             last = time.monotonic()
         elif time.monotonic() - last > PATIENCE:
             backend.fail(
@@ -299,3 +299,10 @@ def _watch(client: Any, backend: Any, done: threading.Event) -> None:
                     f"All dask workers are gone, and none came back in {PATIENCE:.0f} s. Look into their logs."
                 )
             )
+
+
+def _n_workers(client: Any) -> int:
+    try:
+        return len(client.nthreads())
+    except (OSError, RuntimeError):  # no answer
+        return 0

@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
 from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.errors import RequestError
@@ -238,6 +239,39 @@ def test_two_workers_find_what_one_finds(study):
     ids, table, Y = study
     one, two = (evaluate(_pipeline(table), ids, Y, cv=4, n_jobs=n_jobs) for n_jobs in (1, 2))
     np.testing.assert_allclose(two.scores["r2"], one.scores["r2"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_progress_counts_folds_up_to_all(study, n_jobs):
+    ids, table, Y = study
+    told = []
+    evaluate(_pipeline(table), ids, Y, cv=4, n_jobs=n_jobs, progress=lambda *counts: told.append(counts))
+    assert (told[0], told[-1]) == ((0, 4), (4, 4))
+    assert {total for _, total in told} == {4}
+    assert told == sorted(told)
+
+
+class Counting(BaseEstimator, RegressorMixin):
+    """Predicts the number of BLAS threads that it was fitted with."""
+
+    def fit(self, X, y):
+        self.threads_ = max(p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas")
+        self.shape_ = y.shape[1:]
+        return self
+
+    def predict(self, X):
+        return np.full((len(X), *self.shape_), float(self.threads_))
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_folds_keep_to_their_threads(study, n_jobs):
+    *_, Y = study
+    X = np.zeros((60, 2))
+    before = [p["num_threads"] for p in threadpool_info()]
+    for threads in (1, 2):
+        found = evaluate(Counting(), X, Y, cv=3, n_jobs=n_jobs, threads=threads, return_predictions=True)
+        assert set(found.predictions.ravel()) == {threads}
+    assert [p["num_threads"] for p in threadpool_info()] == before
 
 
 @pytest.mark.filterwarnings("default")  # of distributed's own start and end
