@@ -23,6 +23,7 @@ from featpipe.memory import available_memory, memory_sharers
 
 _LEAST_MEMORY = 256 << 20  # bytes
 _SHARE = 0.5  # of what is available beside the result
+_COLUMNS_SHARE = 0.25  # of what is available, for blocks of columns
 
 Columns = Iterator[tuple[slice, np.ndarray]]
 
@@ -139,7 +140,8 @@ def feature_columns(blocks: LayerBlocks, *, memory: int | None = None) -> Callab
     ----------
     blocks : LayerBlocks
     memory : int, optional
-        Bytes of features to hold: a block and the one before it, which the caller still has.
+        Bytes of features to hold: a block and the one before it, which the caller still has. By default a quarter of
+        what is available when reading begins.
 
     Returns
     -------
@@ -147,10 +149,10 @@ def feature_columns(blocks: LayerBlocks, *, memory: int | None = None) -> Callab
         As `GramStatistics.from_stimulus_products` takes it. Raises `RequestError` for NaN or infinity.
     """
     rows = StreamedRows(blocks)
-    memory = _memory(0) if memory is None else memory
-    width = max(1, memory // (8 * max(1, len(blocks))))
 
     def columns() -> Columns:
+        held = int(_free() * _COLUMNS_SHARE) if memory is None else memory
+        width = max(1, held // (8 * max(1, len(blocks))))
         with ThreadPoolExecutor(blas_threads()) as pool:
             for layer, place in enumerate(rows.columns):
                 for part in spans(0, place.stop - place.start, width):
@@ -212,10 +214,14 @@ def _mirror(gram: np.ndarray) -> None:
 
 def _memory(result: int) -> int:
     """Choose the bytes of features to hold beside a result; raises `RequestError` where that does not fit."""
-    free = available_memory() // memory_sharers()
+    free = _free()
     if result > free:
         raise RequestError(
             f"Inner products of the stimuli need {result / 1e9:.1f} GB and {max(free, 0) / 1e9:.1f} GB are "
             "available. Take fewer stimuli."
         )
     return min(max(result, _LEAST_MEMORY), int((free - result) * _SHARE))
+
+
+def _free() -> int:
+    return available_memory() // memory_sharers()

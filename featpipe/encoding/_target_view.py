@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.pipeline import Pipeline
 
-_AXES = {"coef_": 0, "intercept_": 0, "alpha_": 0, "best_score_": 0}  # of the targets
+_AXES = {"coef_": 0, "intercept_": 0, "alpha_": 0, "best_score_": 0, "dual_coef_": 0}  # of the targets
 
 
 class TargetView:

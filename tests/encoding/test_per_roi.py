@@ -10,7 +10,7 @@ import sklearn
 from sklearn.base import BaseEstimator, RegressorMixin, TransformerMixin, clone
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -19,6 +19,11 @@ from featpipe.encoding import LayerScaler, RidgeEncoder
 from featpipe.encoding._per_roi import PerROI
 from featpipe.encoding._target_view import TargetView
 from featpipe.errors import RequestError
+from featpipe.features import CachedFeatures
+from featpipe.model_selection import evaluate
+from featpipe.spec import FeatureSpec
+from featpipe.stimuli import StimulusManifest
+from featpipe.store import FeatureCache
 
 ROIS = {"lh.V1v": [0, 1, 2], "lh.FFA-1": [5, 3], "rh.V1v": np.arange(10) == 7}
 
@@ -60,6 +65,35 @@ def test_equals_one_fit_of_all_targets_to_the_last_digit(problem, rois):
         np.testing.assert_array_equal(getattr(found, name), getattr(whole, name), err_msg=name)
     np.testing.assert_array_equal(found.predict(X), whole.predict(X))
     assert found.score(X, Y) == whole.score(X, Y)
+
+
+def _written(tmp_path, rng, ids):
+    """Two layers of some stimuli in a cache."""
+    cache = FeatureCache(tmp_path / "cache")
+    manifest = StimulusManifest(tuple(ids.tolist()), tuple(f"{row:064x}" for row in range(len(ids))))
+    cache.add_stimuli(manifest)
+    for layer in ("early", "late"):
+        spec = FeatureSpec("imported:test", "0" * 64, layer, None)
+        writer = cache.writer(spec, manifest.digest, row_shape=(6,), dims=("channel",))
+        for shard in writer.array.missing:
+            n_rows = len(writer.array.layout.rows_of(shard))
+            writer.publish(shard, rng.standard_normal((n_rows, 6)).astype(np.float32), {})
+    return tmp_path / "cache"
+
+
+def test_every_region_reads_a_layer_of_its_own(tmp_path, rng):
+    ids = np.array([f"image_{row}" for row in range(60)])
+    cache = _written(tmp_path, rng, ids)
+    early, late = (CachedFeatures(cache, layers=layer).fit(ids).transform(ids) for layer in ("early", "late"))
+    Y = np.column_stack([early @ rng.standard_normal(6), late @ rng.standard_normal(6)])
+    pipeline = Pipeline([("features", CachedFeatures(cache, layers="early")), ("ridge", RidgeEncoder())])
+    model = PerROI(pipeline, {"lh.V1v": [0], "lh.FFA-1": [1]})
+    found = evaluate(model, ids, Y, groups=np.arange(60) // 2).scores["pearson_r"].mean(axis=0)
+    assert found[0] > 0.9 > 0.5 > found[1]
+    model.set_params(params={"lh.FFA-1": {"features__layers": ["late"]}})
+    assert (evaluate(model, ids, Y, groups=np.arange(60) // 2).scores["pearson_r"] > 0.9).all()
+    with pytest.raises(AttributeError, match="steps of their own"):
+        _ = model.fit(ids, Y).coef_
 
 
 def test_targets_in_no_region_form_another(problem):
@@ -162,6 +196,42 @@ def test_a_target_in_several_regions_gets_their_mean(problem):
     np.testing.assert_allclose(found.predict(X)[:, 3], strong.predict(X)[:, 3])
     with pytest.raises(AttributeError, match="several regions"):
         _ = found.alpha_
+
+
+@pytest.mark.parametrize("estimator", [Counting(), make_pipeline(LayerScaler(), Counting())])
+def test_targets_of_a_region_share_a_penalty(problem, estimator):
+    X, Y = problem
+    Y[:, :3] *= [1, 3, 9]
+    rois = {"a": [2, 0, 1], "b": [3, 4, 5], "c": [5, 6, 0]}
+    found = PerROI(estimator, rois, penalty="group").fit(X, Y)
+    assert [y.shape[1] for y, *_ in Counting.seen] == [12]  # at once, 0 and 5 in two columns each
+    shared = clone(estimator).set_params(
+        **{name: "shared" for name in estimator.get_params() if "penalty" in name}
+    )
+    predicted = {}
+    for name, positions in found.rois_.items():
+        expected = clone(shared).fit(X, np.take(Y, positions, axis=1))
+        predicted[name] = expected.predict(X)
+        np.testing.assert_allclose(found.estimators_[name].predict(X), predicted[name], rtol=1e-9)
+        assert len(set(found.estimators_[name].alpha_)) == 1
+    both = (predicted["a"][:, 1] + predicted["c"][:, 2]) / 2
+    np.testing.assert_allclose(found.predict(X)[:, 0], both, rtol=1e-9)
+
+
+def test_regions_that_do_not_overlap_share_penalties_without_a_copy(problem):
+    X, Y = problem
+    found = PerROI(Counting(), ROIS, penalty="group").fit(X, Y)
+    assert Counting.seen[0][0] is Y
+    labels = np.array([0, 0, 0, 1, 3, 1, 3, 2, 3, 3])
+    np.testing.assert_array_equal(found.coef_, RidgeEncoder(penalty=labels).fit(X, Y).coef_)
+    np.testing.assert_array_equal(found.alpha_, RidgeEncoder(penalty=labels).fit(X, Y).alpha_)
+
+
+def test_a_search_inside_a_region_shares_its_penalty(problem):
+    X, Y = problem
+    search = GridSearchCV(RidgeEncoder(), {"cv": [3, 5]})
+    found = PerROI(search, ROIS, penalty="group").fit(X, Y)
+    assert all(one.best_estimator_.penalty == "shared" for one in found.estimators_.values())
 
 
 def test_a_response_of_one_dimension_stays_one(problem):
