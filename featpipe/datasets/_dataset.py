@@ -45,7 +45,8 @@ class Dataset:
         What is known about each target: hemisphere, roi, subject, time, x, y, z, vertex. A column
         ``noise_ceiling`` is the fraction of variance that can be explained (a bound on r²), 0 to 1.
     repeats : array of shape (n_stimuli, n_targets, n_repeats), optional
-        Single repeats in the order of ``ids``, NaN where there were fewer.
+        Single repeats in the order of ``ids``, NaN where there were fewer. They give the noise ceiling where the
+        targets say none.
     splits : array of str, shape (n_stimuli,), optional
         ``train``, ``test`` or another name.
     groups : array of str, shape (n_stimuli,), optional

@@ -124,3 +124,14 @@ def test_ceiling_that_is_given_comes_first(dataset):
     np.testing.assert_array_equal(dataset.noise_ceiling, dataset.targets["noise_ceiling"])
     bare = replace(dataset, repeats=None, targets=dataset.targets.drop(columns="noise_ceiling"))
     assert bare.noise_ceiling is bare.noise_ceiling_from is bare.noise_ceiling_on(np.arange(3)) is None
+
+
+def test_table_of_repeats_has_a_ceiling(tmp_path):
+    folder = make_table_dataset(tmp_path, n=40, noise_ceiling=0.5, n_repeats=3)
+    targets = pd.read_csv(folder / "targets.csv")
+    assert load_dataset(f"table:{folder}").noise_ceiling_from == "targets"
+    targets.drop(columns="noise_ceiling").to_csv(folder / "targets.csv", index=False)
+    found = load_dataset(f"table:{folder}")
+    assert found.noise_ceiling_from == "variance components of the repeats"
+    expected = variance_components(np.load(folder / "responses.npy")).noise_ceiling
+    np.testing.assert_allclose(found.noise_ceiling, expected, rtol=1e-5)
