@@ -176,6 +176,16 @@ def test_noise_with_heavy_tails_and_missing_trials_is_rejected_as_often_as_said(
     assert np.mean(p <= 0.05) == pytest.approx(0.05, abs=0.016)
 
 
+def test_p_of_a_mean_knows_that_targets_covary():
+    """Ten targets that are nearly one reject as often as one; taken for ten they would reject more."""
+    rng = np.random.default_rng(13)
+    p = []
+    for _ in range(400):
+        y_true, y_pred = rng.standard_normal((2, 40, 1)) + 0.3 * rng.standard_normal((2, 40, 10))
+        p.append(permutation_p(y_true, y_pred, n_permutations=99).overall)
+    assert np.mean(np.array(p) <= 0.05) == pytest.approx(0.05, abs=0.035)
+
+
 def test_methods_agree(rng):
     y_pred = rng.standard_normal((400, 20))
     y_true = np.linspace(0, 0.2, 20) * y_pred + rng.standard_normal((400, 20))
