@@ -118,6 +118,7 @@ def _refuse_other_request(run: RunFolder, request: FitRequest) -> None:
             "data": record["data"]["given"] == request.data,
             "target": recipe.predicts == "rdms" or record["data"]["target"] == request.target,
             "folds": record["cv"] in folds,
+            "surface": record["data"].get("surface", request.surface) == request.surface,
             "parameters": record["given"] == given,
         }.items()
         if not same

@@ -75,6 +75,7 @@ def score(
         "cache": cache, "means": means, "progress": progress, "trust": trust,
     }  # fmt: skip
     if len(sources) > 1:
+        _refuse_together(sources)
         return together(_of_responses(_score_one(one, data, subject, target, **how), one) for one in sources)
     found = _score_one(sources[0], data, subject, target, **how)
     return found.summary() if isinstance(found, Scored) else found
@@ -113,6 +114,20 @@ def _of_responses(found: Scored | dict[str, Any], source: str) -> Scored:
     if isinstance(found, Scored):
         return found
     raise RequestError(f"{source} predicts RDMs, which are scored one run at a time. Give that run alone.")
+
+
+def _refuse_together(sources: Sequence[str]) -> None:
+    """Refuse runs that cannot be scored together, before the first of them is."""
+    owner: dict[str, str] = {}
+    for run in (RunFolder.open(source) for source in sources if Path(source).is_dir()):
+        if run.kind == "rdms":
+            _of_responses({}, str(run.path))
+        subject = str(run.read_json("run.json")["data"]["subject"])
+        if subject in owner:
+            raise RequestError(
+                f"{owner[subject]} and {run.path} are both of subject {subject}. Give one run a subject."
+            )
+        owner[subject] = str(run.path)
 
 
 def _scored_submission(path: str, data: str, subject: str | None, target: str | None) -> Iterator[Scored]:

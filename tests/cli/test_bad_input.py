@@ -21,6 +21,7 @@ G = (
 )
 RP = "predict evc --trust --images algonauts2019:rdm --split test --out"
 RS = "--trust --images algonauts2019:rdm --split test --challenge"
+S = "submit --data alg --challenge algonauts2023 --out new.zip"
 V = "compare --data algonauts2019:rdm --cache rdmcache --draws 20"
 
 # What an extraction that fails at an image or at its last option may leave: which images were meant, no rows
@@ -251,6 +252,21 @@ BAD = [
     ("comparison without a cache", f"{V} --cache none", ["none", "extract"]),
     ("comparison into a file", f"{V} --out ids.csv", ["ids.csv", "folder"]),
     ("comparison into a folder of something else", f"{V} --out images", ["images", "other files"]),
+    # several subjects and the challenge of 2023
+    ("all subjects of one table", f"{X} --images table:table --subject all", ["table:table", "--subject all"]),
+    ("a run for every subject of a table", f"{FT} table:table --subject all", ["table:table", "--subject all"]),
+    ("one of several subjects unknown", f"{FT} algonauts2023:alg --subject 1,7", ["'7'", "subj01, subj02"]),
+    ("target that no subject has", f"{FT} algonauts2023:alg --subject 1,2 --target lh.V9", ["'lh.V9'", "'lh.V1v'"]),
+    ("2023 submission of another kind of run", f"{S} run", ["run", "no subject", "subj01, subj02"]),
+    ("2023 submission of RDMs", f"{S} evc", ["evc", "RDMs", "subj01"]),
+    ("2023 submission of no run", f"{S} notarun", ["notarun", "run.json"]),
+    ("2023 submission for other data", f"{S.replace('alg ', 'table:table ')} run",
+     ["table:table", "algonauts2023:DIR"]),
+    ("2023 submission of a missing folder", f"{S.replace('alg ', 'nowhere ')} run", ["'nowhere'", "subj01"]),
+    ("2023 submission of training images", f"{S} run --split train", ["train", "test images"]),
+    ("2019 submission of fewer subjects", f"submit evc {RS} algonauts2019 --out new.zip --partial", ["--partial"]),
+    ("score of no submission", "score junk.zip --data algonauts2023:alg", ["junk.zip", "subj01/lh_pred_test.npy"]),
+    ("scores of several runs of RDMs", "score evc evc --data algonauts2019:rdm --trust", ["evc", "one run at a time"]),
 ]  # fmt: skip
 
 

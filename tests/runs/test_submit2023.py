@@ -319,7 +319,7 @@ def test_without_the_organisers_responses_nothing_is_scored(runs, data, tmp_path
 
 
 def test_two_runs_of_one_subject_are_not_averaged(runs, data):
-    with pytest.raises(RequestError, match="Two of the runs are of subject subj01"):
+    with pytest.raises(RequestError, match="are both of subject subj01"):
         score(_paths(runs, ["subj01", "subj01"]), data)
 
 
