@@ -169,14 +169,16 @@ class ClosedForm:
         scatter = scatter_about_mean(values, self.subset.weight)[2]
         squares = latent**2
         beside = self._beside(weighted, latent)
-        error = double(self._like(self.shed**2, squares) @ squares) + beside
         free = self.mean_free[:, None]
         if self.scoring == "r2":
+            error = double(self._like(self.shed**2, squares) @ squares) + beside
             return to_numpy(r2_of(error / free**2, scatter[None, :]))
-        total = column_dots(weighted, weighted)
-        overlap = double(self._like(self.shed, squares) @ squares) + beside  # of residuals and responses
-        spread = total - 2 * overlap / free + error / free**2
-        cross = total - overlap / free
+        gain, beyond = (
+            1 - self.shed / free,
+            1 - 1 / free,
+        )  # of predictions, without differences of large numbers
+        cross = double(self._like(gain, squares) @ squares) + beyond * beside
+        spread = double(self._like(gain**2, squares) @ squares) + beyond**2 * beside
         if not self.center:
             whole = double(self._like(self.root, weighted) @ weighted) / self.subset.total**0.5
             fitted = double(self._like(self.kept * self.constant, latent) @ latent)

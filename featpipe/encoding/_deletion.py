@@ -68,22 +68,38 @@ class Deletion:
         self.root = subset.weight**0.5
 
     def residual_matrices(self, position: int) -> list[Any]:
-        """Return for every fold what makes residuals, times sqrt(w), of `latent`: (n_test, rank), float32 or 64."""
-        return [self._residual_matrix(place, self.shed[position]) for place in self.places]
+        """Return for every fold what makes residuals of `Subset.latent`: (n_test, rank), in the dtype of features.
+
+        Residuals are times sqrt(w).
+        """
+        return [self._single(self._residual_matrix(place, self.shed[position])) for place in self.places]
+
+    def prediction_matrices(self, position: int) -> list[Any]:
+        """Return for every fold what makes predictions, times sqrt(w), of responses less the mean of all."""
+        found = []
+        for place in self.places:
+            residual = self._residual_matrix(place, self.shed[position])
+            found.append(self._single(self._factor(place) - residual))
+        return found
+
+    def _factor(self, place: np.ndarray) -> Any:
+        factor = take(self.subset.decomposition.left, place)
+        factor /= take(self.root, place)[:, None]
+        return factor
 
     def _residual_matrix(self, place: np.ndarray, shed: Any) -> Any:
-        xp = array_namespace(shed)
-        root = take(self.root, place)
-        factor = take(self.subset.decomposition.left, place)
-        factor /= root[:, None]
+        factor = self._factor(place)
         factor *= shed**0.5
         free = factor @ factor.T
         if self.subset.gram.center:
-            constant = root / self.subset.total**0.5
+            constant = take(self.root, place) / self.subset.total**0.5
             free -= constant[:, None] * constant
         factor = solve_symmetric(free, factor)
         factor *= shed**0.5
-        return xp.astype(factor, float_type(self.subset.gram.dtype, factor))
+        return factor
+
+    def _single(self, matrix: Any) -> Any:
+        return array_namespace(matrix).astype(matrix, float_type(self.subset.gram.dtype, matrix), copy=False)
 
 
 class DeletionScores:
@@ -104,12 +120,19 @@ class DeletionScores:
         self.scoring, self.target_batch = scoring, target_batch
         self._scatter = self._scatters() if scoring == "r2" else None
 
+    def matrices(self, position: int) -> list[Any]:
+        """Return what `score` needs of a penalty."""
+        if self.scoring == "r2":
+            return self.deletion.residual_matrices(position)
+        return self.deletion.prediction_matrices(position)
+
     def score(self, matrices: Sequence[Any], columns: np.ndarray, latent: Any) -> np.ndarray:
         """Return the mean score over folds of some targets under one penalty: ndarray of shape (n_columns,).
 
         Parameters
         ----------
-        matrices : `Deletion.residual_matrices` of the penalty
+        matrices : list of arrays
+            Of the penalty.
         columns : ndarray of int, shape (n_columns,)
             The targets.
         latent : array of shape (rank, n_targets)
@@ -136,7 +159,7 @@ class DeletionScores:
             weight, held_out = take(self.deletion.subset.weight, place), take(values, place)
             target, _, scatter = scatter_about_mean(held_out, weight)
             root = array_namespace(held_out).astype(weight**0.5, held_out.dtype)
-            predicted = held_out * root[:, None] - matrix @ latent
+            predicted = matrix @ latent
             predicted -= root[:, None] * ((root / float(weight.sum())) @ predicted)
             spread = column_dots(predicted, predicted) * scatter
             found.append(to_numpy(safe_ratio(column_dots(predicted, target), spread**0.5)))

@@ -84,9 +84,8 @@ def fold_scores(
         return cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
     subset = gram.decompose(rows)
     responses = ScaledResponses(gram, Y, rows, target_batch)
-    deletion = Deletion(subset, splits, alphas)
-    table = DeletionScores(deletion, responses, scoring, target_batch)
-    return _every(deletion, table, _latent(subset, responses, target_batch), len(alphas))
+    table = DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch)
+    return _every(table, _latent(subset, responses, target_batch), len(alphas))
 
 
 def climb(
@@ -130,18 +129,17 @@ def _fit_by_deletion(gram, Y, alphas, splits, rows, scoring, target_batch, reduc
     subset = gram.decompose(rows)
     responses = ScaledResponses(gram, Y, rows, target_batch)
     latent = _latent(subset, responses, target_batch)
-    deletion = Deletion(subset, splits, alphas)
-    table = DeletionScores(deletion, responses, scoring, target_batch)
+    table = DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch)
     if reduced:
         guess = _guess_all(subset, responses, alphas, latent, target_batch)
         keep = max(1, int(Y.nbytes // (4 * len(rows) ** 2)))
-        matrices = lru_cache(maxsize=keep)(deletion.residual_matrices)
+        matrices = lru_cache(maxsize=keep)(table.matrices)
         scores = climb(
             guess, alphas, lambda position, chosen: table.score(matrices(position), chosen, latent)
         )
         matrices.cache_clear()
     else:
-        scores = _every(deletion, table, latent, len(alphas))
+        scores = _every(table, latent, len(alphas))
     alpha, score = best_penalties(scores, alphas)
     solution = RidgeSolution(subset, responses)
     for part in batches(responses.n_targets, target_batch):
@@ -193,11 +191,9 @@ def _guess_all(subset, responses, alphas, latent, target_batch) -> np.ndarray:
     return np.argmax(np.concatenate(scores, axis=1), axis=0)
 
 
-def _every(deletion: Deletion, table: DeletionScores, latent: Any, n_alphas: int) -> np.ndarray:
+def _every(table: DeletionScores, latent: Any, n_alphas: int) -> np.ndarray:
     columns = np.arange(latent.shape[1])
-    return np.stack(
-        [table.score(deletion.residual_matrices(position), columns, latent) for position in range(n_alphas)]
-    )
+    return np.stack([table.score(table.matrices(position), columns, latent) for position in range(n_alphas)])
 
 
 def _from_one_decomposition(

@@ -23,7 +23,15 @@ ALPHAS = [0.01, 1.0, 100.0, 1e4]
 SHAPES = [(60, 12), (40, 40), (12, 60)]  # tall, square, wide
 
 
-@parametrize_with_checks([RidgeEncoder(), RidgeEncoder(alpha=1.0), RidgeEncoder(scoring="pearson_r")])
+@parametrize_with_checks(
+    [
+        RidgeEncoder(),
+        RidgeEncoder(alpha=1.0),
+        RidgeEncoder(scoring="pearson_r", search_precision="reduced"),
+        RidgeEncoder(cv="loo"),
+        RidgeEncoder(cv="gcv", penalty="shared"),
+    ]
+)
 def test_scikit_learn_is_at_home(estimator, check):
     check(estimator)
 
@@ -322,3 +330,111 @@ def test_wrong_data_are_named(rng):
         RidgeEncoder().fit(X, Y, sample_weight=-np.ones(20))
     with pytest.raises(ValueError, match=r"non-zero number|not all 0"):
         RidgeEncoder().fit(X, Y, sample_weight=np.zeros(20))
+
+
+CLOSED = pytest.mark.parametrize("cv", ["loo", "gcv"])
+
+
+@CLOSED
+@pytest.mark.parametrize("shape", SHAPES)
+def test_closed_forms_choose_near_what_many_folds_choose(rng, shape, cv):
+    X, Y = _problem(rng, shape, noise=5.0)
+    weight = rng.random(len(X)) + 0.5
+    found = RidgeEncoder(alphas=ALPHAS, cv=cv).fit(X, Y, sample_weight=weight)
+    expected = Ridge(alpha=found.alpha_, solver="svd").fit(X, Y, sample_weight=weight)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-6, atol=1e-9)
+    assert set(found.alpha_) <= set(ALPHAS)
+    assert (found.best_score_ < 1).all()
+
+
+@CLOSED
+def test_closed_forms_leave_missing_trials_out(rng, cv):
+    X, Y = _problem(rng, (50, 10), noise=5.0)
+    Y[:9, 1] = np.nan
+    found = RidgeEncoder(alphas=ALPHAS, cv=cv).fit(X, Y)
+    alone = RidgeEncoder(alphas=ALPHAS, cv=cv).fit(X[9:], Y[9:, 1])
+    np.testing.assert_allclose(found.best_score_[1], alone.best_score_, rtol=1e-9)
+    np.testing.assert_allclose(found.coef_[1], alone.coef_, rtol=1e-7)
+
+
+@CLOSED
+def test_closed_forms_do_not_split_groups(rng, cv):
+    X, Y = _problem(rng, (30, 5))
+    RidgeEncoder(cv=cv).fit(X, Y, groups=np.arange(30))
+    with pytest.raises(RequestError, match="30 stimuli are in 10 groups"):
+        RidgeEncoder(cv=cv).fit(X, Y, groups=np.repeat(np.arange(10), 3))
+
+
+@pytest.mark.parametrize("cv", [3, "loo", "gcv"])
+def test_a_shared_penalty_has_the_best_mean_score(rng, cv):
+    X, Y = _problem(rng, (50, 10), n_targets=6, noise=8.0)
+    Y[:4, 2] = np.nan  # two patterns of missing trials, one penalty
+    each = np.stack(
+        [RidgeEncoder(alphas=[alpha], cv=cv).fit(X, Y).best_score_ for alpha in ALPHAS]
+    )  # (n_alphas, n_targets)
+    shared = RidgeEncoder(alphas=ALPHAS, cv=cv, penalty="shared").fit(X, Y)
+    best = each.mean(axis=1).argmax()
+    np.testing.assert_array_equal(shared.alpha_, ALPHAS[best])
+    np.testing.assert_allclose(shared.best_score_, each[best], rtol=1e-9)
+    np.testing.assert_allclose(shared.coef_, RidgeEncoder(ALPHAS[best]).fit(X, Y).coef_, rtol=1e-9)
+
+
+def test_targets_of_one_label_share_a_penalty(rng):
+    X, Y = _problem(rng, (50, 10), n_targets=6, noise=8.0)
+    labels = np.array(["V1", "V4", "V1", "IT", "V4", "V1"])
+    found = RidgeEncoder(alphas=ALPHAS, penalty=labels).fit(X, Y)
+    for label in set(labels):
+        members = labels == label
+        alone = RidgeEncoder(alphas=ALPHAS, penalty="shared").fit(X, Y[:, members])
+        np.testing.assert_array_equal(found.alpha_[members], alone.alpha_)
+        np.testing.assert_allclose(found.coef_[members], alone.coef_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("cv", [5, "loo", "gcv"])
+def test_collinear_layers_share_their_coefficients(rng, shape, cv):
+    X, Y = _problem(rng, shape, noise=5.0)
+    one = RidgeEncoder(alphas=[10.0, 100.0], cv=cv).fit(X, Y)
+    twice = RidgeEncoder(alphas=[20.0, 200.0], cv=cv).fit(np.hstack([X, X]), Y)
+    np.testing.assert_allclose(twice.alpha_, 2 * one.alpha_)
+    np.testing.assert_allclose(twice.coef_, np.hstack([one.coef_, one.coef_]) / 2, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(twice.best_score_, one.best_score_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cv", [5, "loo", "gcv"])
+def test_duplicated_stimuli_count_like_weights(rng, cv):
+    X, Y = _problem(rng, (12, 30), noise=5.0)
+    found = RidgeEncoder(alphas=ALPHAS, cv=cv).fit(np.repeat(X, 2, axis=0), np.repeat(Y, 2, axis=0))
+    expected = Ridge(alpha=found.alpha_, solver="svd").fit(X, Y, sample_weight=np.full(12, 2.0))
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-8)
+    assert np.isfinite(found.best_score_).all()
+
+
+@pytest.mark.parametrize("n_stimuli", [2, 3, 5, 9])
+@pytest.mark.parametrize("n_features", [1, 4, 20])
+@pytest.mark.parametrize("cv", [2, "loo", "gcv"])
+def test_few_stimuli_are_fitted(rng, n_stimuli, n_features, cv):
+    X, Y = _problem(rng, (n_stimuli, n_features))
+    if cv == 2 and n_stimuli < 4:
+        with pytest.raises(RequestError, match="No inner fold has two stimuli"):
+            RidgeEncoder(cv=cv).fit(X, Y)
+        return
+    found = RidgeEncoder(cv=cv).fit(X, Y)
+    assert np.isfinite(found.best_score_).all()
+    expected = Ridge(alpha=found.alpha_, solver="svd").fit(X, Y)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"cv": "loocv"}, "'loo' or 'gcv', got 'loocv'"),
+        ({"penalty": "group"}, "'target', 'shared' or a label per target, got 'group'"),
+        ({"penalty": ["a", "b"]}, r"penalty has shape \(2,\), but there are 4 targets"),
+        ({"search_precision": "half"}, "exact, reduced, got 'half'"),
+    ],
+)
+def test_wrong_searches_are_named(rng, params, message):
+    X, Y = _problem(rng, (20, 5))
+    with pytest.raises(RequestError, match=message):
+        RidgeEncoder(**params).fit(X, Y)
