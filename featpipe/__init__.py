@@ -2,7 +2,7 @@
 
 ``featpipe extract`` writes the embeddings of a network's layers to a cache; scikit-learn estimators read
 them by stimulus id; ``featpipe fit`` runs a recipe. Names below are imported on first use, so that a
-script pays only for what it touches; none of them needs torch.
+script pays only for what it touches; only the heads (`LinearHead`, `DeepHead`, `VertexPositionHead`) need torch.
 """
 
 from __future__ import annotations
@@ -13,41 +13,56 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BandedRidge": "featpipe.encoding",
+    "BestLayer": "featpipe.encoding",
     "CachedFeatures": "featpipe.features",
     "ChannelMask": "featpipe.rsa",
+    "DeepHead": "featpipe.tuning",
     "FeatureRDM": "featpipe.rsa",
     "FeatureReweightedRSA": "featpipe.rsa",
     "JoinedFeatures": "featpipe.features",
     "LayerBlocks": "featpipe.blocks",
     "LayerScaler": "featpipe.encoding",
     "LayerWeightedRSA": "featpipe.rsa",
+    "LinearHead": "featpipe.tuning",
+    "PerROI": "featpipe.encoding",
     "RDMs": "featpipe.rsa",
     "RidgeEncoder": "featpipe.encoding",
+    "StackedLayers": "featpipe.encoding",
     "StimulusSet": "featpipe.stimuli",
+    "VertexPositionHead": "featpipe.tuning",
     "evaluate": "featpipe.model_selection",
 }
 __all__ = [
+    "BandedRidge",
+    "BestLayer",
     "CachedFeatures",
     "ChannelMask",
+    "DeepHead",
     "FeatureRDM",
     "FeatureReweightedRSA",
     "JoinedFeatures",
     "LayerBlocks",
     "LayerScaler",
     "LayerWeightedRSA",
+    "LinearHead",
+    "PerROI",
     "RDMs",
     "RidgeEncoder",
+    "StackedLayers",
     "StimulusSet",
+    "VertexPositionHead",
     "evaluate",
 ]
 
 if TYPE_CHECKING:
     from featpipe.blocks import LayerBlocks
-    from featpipe.encoding import LayerScaler, RidgeEncoder
+    from featpipe.encoding import BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers
     from featpipe.features import CachedFeatures, JoinedFeatures
     from featpipe.model_selection import evaluate
     from featpipe.rsa import ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA, RDMs
     from featpipe.stimuli import StimulusSet
+    from featpipe.tuning import DeepHead, LinearHead, VertexPositionHead
 
 
 def __getattr__(name: str) -> Any:

@@ -24,7 +24,7 @@ from featpipe.cli._options import (
 )
 from featpipe.cli._progress import showing_stages
 from featpipe.cli._scores import show_chosen, show_summary
-from featpipe.cli._subjects import show_subjects
+from featpipe.cli._subjects import fit_every_subject, show_subjects
 from featpipe.errors import MissingDependency
 
 Data = Annotated[
@@ -50,6 +50,17 @@ def fit_command(
     cache: Cache = "cache",
     subject: Subject = None,
     target: Target = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Another pipeline of the recipe, see its file.")
+    ] = None,
+    surface: Annotated[
+        str | None,
+        typer.Option(
+            "--surface",
+            metavar="lh=FILE,rh=FILE",
+            help="Where vertices lie: surfaces of fsaverage, GIFTI or FreeSurfer.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,13 +87,15 @@ def fit_command(
     from featpipe.runs import FitRequest, fit
 
     params, searched = (dict(map(parse_assignment, texts or ())) for texts in (settings, search))
+    chosen = load_recipe(recipe).with_variant(variant)
     request = FitRequest(
-        recipe=load_recipe(recipe).for_target(target).with_params(params).with_search(searched),
+        recipe=chosen.for_target(target).with_params(params).with_search(searched),
         data=data,
         out=out,
         cache=cache,
         subject=subject,
         target=target,
+        surface=surface,
         cv=int(cv) if cv is not None and cv.isdecimal() else cv,
         n_jobs=jobs,
         dask=dask,
@@ -90,8 +103,11 @@ def fit_command(
         extract=do_extract,
         overwrite=overwrite,
         trust=trust,
-        given={"set": params, "search": searched},
+        given={"variant": variant, "set": params, "search": searched},
     )
+    if subject == "all":
+        fit_every_subject(request, Means(device=device), _try_report, as_json=as_json)
+        return
     with showing_stages(quiet=as_json) as stage:
         run = fit(
             request,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from featpipe.encoding._banded import BandedRidge
 from featpipe.encoding._banded_contributions import band_contributions, unique_contributions
+from featpipe.encoding._best_layer import BestLayer
 from featpipe.encoding._encoder import RidgeEncoder
 from featpipe.encoding._per_roi import PerROI
 from featpipe.encoding._scaler import LayerScaler
+from featpipe.encoding._stacked import StackedLayers
 
 __all__ = [
     "BandedRidge",
+    "BestLayer",
     "LayerScaler",
     "PerROI",
     "RidgeEncoder",
+    "StackedLayers",
     "band_contributions",
     "unique_contributions",
 ]

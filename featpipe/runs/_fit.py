@@ -32,11 +32,9 @@ from featpipe.recipes import Recipe
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import set_to_read
 from featpipe.runs._record import AnyDataset, run_record
-from featpipe.runs._tasks import Task, make_task
+from featpipe.runs._tasks import Folds, Task, make_task
 from featpipe.runs._workers import Place, Tell, asked_workers, computing
 from featpipe.store import FeatureCache
-
-Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class FitRequest:
     cache : str
     subject, target : str, optional
         Which subject; which named group of targets.
+    surface : str, optional
+        Where the vertices of ``algonauts2023:`` lie: ``lh=FILE,rh=FILE``.
     cv : int or str, optional
         Overrides the recipe's folds and the data's splits.
     n_jobs : int
@@ -76,6 +76,7 @@ class FitRequest:
     cache: str = "cache"
     subject: str | None = None
     target: str | None = None
+    surface: str | None = None
     cv: int | str | None = None
     n_jobs: int = 1
     dask: str | None = None
@@ -165,11 +166,14 @@ def fit(
         }
     record = run_record(request, dataset, task, evaluation, str(cv), final, extracted, times) | place.record
     folder.write_json("run.json", record)
-    summary = task.summary(evaluation, folds) | _counts(dataset, evaluation, str(cv))
+    results, tables = task.results(evaluation, folds)
+    summary = results | _counts(dataset, evaluation, str(cv))
     if evaluation.chosen is not None:
         summary["chosen"] = _chosen(evaluation.chosen, final)
     folder.write_csv("scores.csv", task.tidy(evaluation))
     folder.write_csv("training.csv", pd.DataFrame({"id": dataset.ids[rows], "sha256": dataset.digests[rows]}))
+    for name, table in tables.items():
+        folder.write_csv(name, table)
     task.write_more(folder, evaluation, final)
     folder.write_pipeline(final)
     folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
@@ -192,7 +196,8 @@ def _load(request: FitRequest) -> AnyDataset:
     """Read the data; a target of RDMs only says which are scored, and the others may help to fit."""
     if request.recipe.predicts == "rdms":
         return load_dataset(request.data, subject=request.subject)
-    return load_dataset(request.data, subject=request.subject, target=request.target)
+    how = {"subject": request.subject, "target": request.target, "surface": request.surface}
+    return load_dataset(request.data, **how)
 
 
 def _extract(

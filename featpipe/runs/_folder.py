@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from featpipe.encoding import LayerScaler, RidgeEncoder
+from featpipe.encoding import BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers
 from featpipe.errors import RecipeError
 from featpipe.features import CachedFeatures, JoinedFeatures
 from featpipe.files import check_folder, written_whole
@@ -27,7 +27,7 @@ _OURS = {
     f"{kind.__module__}.{kind.__qualname__}"
     for kind in (
         *(CachedFeatures, JoinedFeatures, FeatureSpec, Preprocessing, Reduction),
-        *(LayerScaler, RidgeEncoder),
+        *(BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers),
         *(ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA),
     )
 }
@@ -45,6 +45,8 @@ class RunFolder:
         Scores overall and per group; no times in it, so that equal runs have equal bytes.
     ``scores.csv``
         Tidy: target, group, fold, metric, value.
+    ``targets.csv``
+        Of runs that predict responses, per target: mean scores over folds, ceiling, interval of r, p-values.
     ``training.csv``
         Id and image digest of every stimulus that the saved pipeline was fitted on.
     ``pipeline.skops``

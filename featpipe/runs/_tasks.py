@@ -13,11 +13,22 @@ from sklearn.pipeline import Pipeline
 
 from featpipe.datasets import Dataset, RDMDataset
 from featpipe.errors import DatasetError, RecipeError
+from featpipe.memory import available_memory
 from featpipe.model_selection import Evaluation, get_scorer
 from featpipe.recipes import Recipe
 from featpipe.rsa import RDM_METRICS, RDMs, measured_labels, rdm_nulls_summary
 from featpipe.runs._folder import RunFolder
-from featpipe.runs._summary import summarise, summarise_rdms, target_names, tidy, tidy_rdms
+from featpipe.runs._summary import (
+    infer,
+    summarise,
+    summarise_rdms,
+    target_names,
+    target_table,
+    tidy,
+    tidy_rdms,
+)
+
+Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
 class Task(Protocol):
@@ -58,8 +69,8 @@ class Task(Protocol):
     def scorer(self, name: str) -> Any:
         """What a search inside the training sets looks at: callable (estimator, X, y) -> float."""
 
-    def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-        """Scores put together, as ``summary.json`` has them."""
+    def results(self, evaluation: Evaluation, folds: Folds) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+        """Scores put together, as ``summary.json`` has them, and more tables by the name of their file."""
 
     def tidy(self, evaluation: Evaluation) -> pd.DataFrame:
         """A row per target, fold and metric."""
@@ -76,7 +87,11 @@ class ResponseTask:
     recipe: Recipe
     kind: str = "responses"
     by_set: bool = False
-    keep_predictions: bool = False
+
+    @property
+    def keep_predictions(self) -> bool:
+        """As large as the responses: where memory is short, scores go without intervals and p-values."""
+        return self.dataset.responses.nbytes <= available_memory() // 4
 
     @property
     def y(self) -> np.ndarray:
@@ -104,13 +119,17 @@ class ResponseTask:
     def scorer(self, name: str) -> Any:
         return get_scorer(name)
 
-    def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
-        found = summarise(evaluation.scores, self.dataset, pooled_r=evaluation.pooled_r)
-        return found | {
+    def results(self, evaluation: Evaluation, folds: Folds) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+        rows = np.unique(np.concatenate([test for _, test in folds]))
+        inference = infer(self.dataset, evaluation, folds)
+        how: dict[str, Any] = {"rows": rows, "inference": inference}
+        found = summarise(evaluation.scores, self.dataset, pooled_r=evaluation.pooled_r, **how)
+        counts = {
             "n_targets": self.dataset.n_targets,
             "constant_predictions": int(evaluation.constant_predictions.sum()),
             "constant_responses": int(evaluation.constant_responses.sum()),
         }
+        return found | counts, {"targets.csv": target_table(evaluation.scores, self.dataset, **how)}
 
     def tidy(self, evaluation: Evaluation) -> pd.DataFrame:
         return tidy(evaluation.scores, self.dataset)
@@ -169,14 +188,14 @@ class RDMTask:
     def _labels(self) -> list[tuple[str, str]]:
         return measured_labels(self.dataset.rdms.select(targets=[self.target]))
 
-    def summary(self, evaluation: Evaluation, folds: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
+    def results(self, evaluation: Evaluation, folds: Folds) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
         found = summarise_rdms(evaluation.scores, self._labels)
         blocks = np.full(self.dataset.n_stimuli, -1)
         for number, (_, test) in enumerate(folds):
             blocks[test] = number
         measured = self.dataset.rdms.select(targets=[self.target])
         nulls = rdm_nulls_summary(measured, evaluation.predictions, blocks=blocks)
-        return found | {"nulls": nulls, "target": self.target, "n_targets": len(self._labels)}
+        return found | {"nulls": nulls, "target": self.target, "n_targets": len(self._labels)}, {}
 
     def tidy(self, evaluation: Evaluation) -> pd.DataFrame:
         return tidy_rdms(evaluation.scores, self._labels)
