@@ -21,7 +21,7 @@ WIDTHS = [3, 5, 2]
 RIDGE = RidgeEncoder(alphas=[0.1, 10.0, 1000.0], cv=3)
 
 
-@parametrize_with_checks([BestLayer(), BestLayer(Ridge(), per="all", scoring="r2")])
+@parametrize_with_checks([BestLayer(RidgeEncoder(cv="gcv")), BestLayer(Ridge(), per="all", scoring="r2")])
 def test_scikit_learn_is_at_home(estimator, check):
     check(estimator)
 
@@ -151,7 +151,10 @@ def test_penalties_given_per_target_follow_their_targets(problem):
 
 def test_searches_clone_and_pickle_it(problem):
     X, Y, _ = problem
-    search = GridSearchCV(BestLayer(RIDGE, widths=WIDTHS), {"per": ["all", "target"]}, error_score="raise")
+    closed = RidgeEncoder(alphas=RIDGE.alphas, cv="gcv")
+    search = GridSearchCV(
+        BestLayer(closed, widths=WIDTHS, cv=3), {"per": ["all", "target"]}, error_score="raise"
+    )
     found = search.fit(X, Y).best_estimator_
     assert found.per == "target"
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(found)).predict(X), found.predict(X))
