@@ -34,10 +34,11 @@ class Parts:
 
     def keep(self, improved: torch.Tensor) -> None:
         """Remember the present weights of some parts, a bool tensor of shape (n_parts,), as their best."""
-        if not improved.any():
+        if not bool(improved.any()):
             return
+        whole = bool(improved.all())
         for name, tensor in _state(self.module).items():
-            if self._all is None or self._now is None or improved.all():  # as a whole, or everything
+            if whole or self._all is None or self._now is None:
                 self._best[name].copy_(tensor.detach())
             else:
                 self._best[name][improved[self._all[name]]] = tensor.detach()[improved[self._now[name]]]

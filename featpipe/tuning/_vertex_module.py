@@ -110,6 +110,7 @@ class VertexModule(nn.Module):
         self.register_buffer("part", torch.tensor(columns.part))
         self.register_buffer("code", code)
         self._sizes = torch.as_tensor(columns.sizes)
+        self._largest = int(columns.sizes.max())
 
     def owners(self) -> dict[str, torch.Tensor] | None:
         """Return the ROI of each entry of axis 0 of every parameter and buffer; None for a shared trunk."""
@@ -129,7 +130,7 @@ class VertexModule(nn.Module):
             place = self._draw(sizes, generator) + starts[:, None]
             yield self._piece(z, place, slice(None), generator)
             return
-        for first in range(0, int(sizes.max()), self.vertices_per_step):
+        for first in range(0, self._largest, self.vertices_per_step):
             rois = torch.nonzero(sizes > first)[:, 0]  # that have vertices left
             step = torch.arange(first, first + self.vertices_per_step, device=x.device)
             place = step.expand(len(rois), -1)
@@ -146,6 +147,7 @@ class VertexModule(nn.Module):
     def _roi_sizes(self) -> torch.Tensor:
         if len(self._sizes) != len(self.weight):  # ROIs that stopped were cut out
             self._sizes = torch.unique_consecutive(self.part, return_counts=True)[1]
+            self._largest = int(self._sizes.max())  # on the host: asked for at every step
         self._sizes = self._sizes.to(self.part.device)
         return self._sizes
 
@@ -155,7 +157,7 @@ class VertexModule(nn.Module):
         Each vertex is as likely as any other; where all fit into a step, the largest ROI is taken as it is.
         The same numbers are used for every ROI, so that what one draws does not depend on the others.
         """
-        n_drawn = min(self.vertices_per_step, int(sizes.max()))
+        n_drawn = min(self.vertices_per_step, self._largest)
         within = torch.rand(n_drawn, generator=generator, device=sizes.device, dtype=torch.float64)
         share = (torch.arange(n_drawn, device=sizes.device) + within) / n_drawn
         return torch.minimum((share * sizes[:, None]).long(), sizes[:, None] - 1)
