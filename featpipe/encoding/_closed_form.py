@@ -113,6 +113,7 @@ class ClosedForm:
         self.center = subset.gram.center
         self.complete = not subset.gram.primal  # the directions span all responses
         self.root = subset.weight**0.5
+        self.even = bool((subset.weight == 1).all())
         variances = subset.decomposition.variances()
         alpha = like(np.asarray(alphas, dtype=np.float64), variances)[:, None]
         self.kept, self.shed = variances / (variances + alpha), alpha / (variances + alpha)
@@ -249,7 +250,8 @@ class ClosedForm:
         weighted = self._weighted(values)
         diagonal = self.shed[position] if self.complete else self.kept[position]
         fitted = self.subset.left(latent.dtype) @ (self._like(diagonal, latent)[:, None] * latent)
-        fitted /= self._like(self.root, fitted)[:, None]
+        if not self.even:
+            fitted /= self._like(self.root, fitted)[:, None]
         return (fitted if self.complete else weighted - fitted), weighted
 
     def _correlation(self, predicted: Any, weighted: Any, scatter: Any) -> Any:
@@ -261,11 +263,12 @@ class ClosedForm:
 
     def _beside(self, weighted: Any, latent: Any) -> Any:
         """Return the sum of squares that no direction reaches, (n_batch,)."""
-        squares = column_dots(weighted, weighted)
-        return 0.0 * squares if self.complete else _positive(squares - column_dots(latent, latent))
+        if self.complete:
+            return 0.0
+        return _positive(column_dots(weighted, weighted) - column_dots(latent, latent))
 
     def _weighted(self, values: Any) -> Any:
-        return values * self._like(self.root, values)[:, None]
+        return values if self.even else values * self._like(self.root, values)[:, None]
 
     @staticmethod
     def _like(table: Any, values: Any) -> Any:

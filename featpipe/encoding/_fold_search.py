@@ -50,8 +50,9 @@ def fit_by_folds(
         As in `cross_validated_scores`.
     precision : {"exact", "reduced"}
         "reduced" scores, for every target, the penalty that generalised cross-validation finds best and its two
-        neighbours, then goes on to the neighbours of the best so far: it ends in a penalty that is better than both its
-        neighbours, and equals the exact search where scores have one peak. Every score is that of the exact search.
+        neighbours, then goes on to the neighbours of the best so far (`climb`): it ends in a penalty that is better
+        than both its neighbours, and equals the exact search where scores have one peak. Every score is that of the
+        exact search.
 
     Returns
     -------
@@ -93,6 +94,9 @@ def climb(
 ) -> np.ndarray:
     """Score penalties around a guess until each target's best is better than its neighbours.
 
+    Targets that nothing predicts have no clear peak: where the best is <= 0, the smallest and the largest penalty are
+    tried too, and their neighbours.
+
     Parameters
     ----------
     guess : ndarray of int, shape (n_targets,)
@@ -109,20 +113,23 @@ def climb(
     rank = np.argsort(order)[guess]
     scores = np.full((len(alphas), len(guess)), -np.inf)  # in order of alpha
     seen = np.zeros(scores.shape, dtype=bool)
-    targets = np.arange(len(guess))
-    while True:
-        wanted = np.zeros(scores.shape, dtype=bool)
-        for step in (-1, 0, 1):
-            wanted[np.clip(rank + step, 0, len(alphas) - 1), targets] = True
-        wanted &= ~seen
-        if not wanted.any():
-            break
+    last = len(alphas) - 1
+    wanted = _around(rank, len(alphas))
+    while wanted.any():
         for place in np.flatnonzero(wanted.any(axis=1)):
             chosen = np.flatnonzero(wanted[place])
             scores[place, chosen] = evaluate(int(order[place]), chosen)
         seen |= wanted
-        rank = len(alphas) - 1 - np.argmax(scores[::-1], axis=0)  # the largest of equals
+        rank = last - np.argmax(scores[::-1], axis=0)  # the largest of equals
+        wanted = _around(rank, len(alphas)) & ~seen
+        if not wanted.any():
+            wanted[[0, last]] = (scores.max(axis=0) <= 0) & ~seen[[0, last]]
     return scores[np.argsort(order)]
+
+
+def _around(rank: np.ndarray, n_alphas: int) -> np.ndarray:
+    """Mark a place and its neighbours: ndarray of bool, shape (n_alphas, n_targets)."""
+    return np.abs(np.arange(n_alphas)[:, None] - rank) <= 1
 
 
 def _fit_by_deletion(gram, Y, alphas, splits, rows, scoring, target_batch, reduced) -> Fitted:

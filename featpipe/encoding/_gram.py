@@ -374,7 +374,8 @@ class _DualSubset(Subset):
         if not self.gram.center:
             return kernel
         share = self.weight / self.total
-        ours = submatrix(self.gram.matrix, self.rows, self.rows) @ share
+        own = kernel if rows is self.rows else submatrix(self.gram.matrix, self.rows, self.rows)
+        ours = own @ share
         kernel -= (kernel @ share)[:, None] + ours
         kernel += share @ ours
         return kernel

@@ -10,7 +10,6 @@ import numpy as np
 from featpipe.encoding._arrays import (
     array_namespace,
     column_dots,
-    double,
     like,
     take_columns,
     to_numpy,
@@ -118,18 +117,19 @@ class RidgeSolution:
             ``subset.latent(values)``, where it is there already.
         """
         latent = self.subset.latent(values) if latent is None else latent
-        shrink = self.subset.decomposition.shrink(alpha)
-        weights = array_namespace(latent).astype(shrink, latent.dtype) * latent
+        distinct, place = np.unique(alpha, return_inverse=True)
+        shrink = self.subset.decomposition.shrink(distinct)
+        weights = array_namespace(latent).astype(shrink, latent.dtype)
+        weights = take_columns(weights, place) * latent
         columns = np.arange(part.start, part.stop)
-        lossy = self._lossy(shrink, weights, column_dots(values, values))
+        lossy = self._lossy(to_numpy((shrink**2).sum(0))[place], weights, values)
+        exact = np.flatnonzero(lossy)
         if not lossy.all():
-            self._write(
-                columns[~lossy], weights if not lossy.any() else take_columns(weights, np.flatnonzero(~lossy))
-            )
+            some = weights if not lossy.any() else take_columns(weights, np.flatnonzero(~lossy))
+            self._write(columns[~lossy], some)
         if lossy.any():
-            chosen = columns[lossy]
-            exact = self.subset.latent(self.responses.values(self.subset.rows, chosen, np.float64))
-            self._write(chosen, take_columns(shrink, np.flatnonzero(lossy)) * exact)
+            latent = self.subset.latent(self.responses.values(self.subset.rows, columns[exact], np.float64))
+            self._write(columns[exact], take_columns(shrink, place[exact]) * latent)
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
         """Return coefficients (n_targets, n_features) and intercepts (n_targets,), float64."""
@@ -163,19 +163,21 @@ class RidgeSolution:
         self.subset.coefficients(weights, found)
         self.coef[columns] = found
 
-    def _lossy(self, shrink: Any, weights: Any, squares: Any) -> np.ndarray:
+    def _lossy(self, gain: np.ndarray, weights: Any, values: Any) -> np.ndarray:
         """Say for which targets float32 would round the coefficients by more than 1e-5 of their norm.
 
-        Each inner product of a unit direction and the responses is off by about ``eps ||y||``. Coefficients made from
-        weights of stimuli are off by ``eps ||row|| ||weights||`` besides.
+        Each inner product of a unit direction and the responses is off by about ``eps ||y||``; `gain` is the sum over
+        directions of the squares of what it is multiplied by. Coefficients made from weights of stimuli are off by
+        ``eps ||row|| ||weights||`` besides.
         """
         if not self._rounding:
-            return np.zeros(squares.shape[0], dtype=bool)
-        noise = squares * (shrink**2).sum(0)
+            return np.zeros(len(gain), dtype=bool)
+        noise = gain * to_numpy(column_dots(values, values))
         if self._row_norm:
-            dual = double(weights) / self.subset.decomposition.scale[:, None]
-            noise = noise + self._row_norm**2 * column_dots(dual, dual)
-        return to_numpy(self._rounding**2 * noise > _ROUNDING**2 * column_dots(weights, weights))
+            scale = self.subset.decomposition.scale[:, None]
+            dual = weights / array_namespace(weights).astype(scale, weights.dtype)
+            noise += self._row_norm**2 * to_numpy(column_dots(dual, dual))
+        return self._rounding**2 * noise > _ROUNDING**2 * to_numpy(column_dots(weights, weights))
 
 
 def cross_validated_scores(

@@ -70,18 +70,23 @@ def test_one_decomposition_serves_folds_that_leave_few_out_of_all(rng, cv, suits
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("scoring", ["r2", "pearson_r"])
 @pytest.mark.parametrize("precision", ["exact", "reduced"])
-def test_choice_and_solution_are_those_of_all_scores(rng, shape, scoring, precision):
-    X, Y = _problem(rng, shape, noise=2.0)  # signal enough for one peak
+def test_choice_and_solution_follow_from_the_scores_of_refitting(rng, shape, scoring, precision):
+    X, Y = _problem(rng, shape)
     rows = np.arange(2, len(X))  # some stimuli are missing
     splits = [(rows[train], rows[test]) for train, test in KFold(5).split(rows)]
     gram = GramStatistics(X, weight=rng.random(len(X)) + 0.2)
     scores = cross_validated_scores(gram, Y, ALPHAS, splits, scoring=scoring)
-    alpha, score = best_penalties(scores, ALPHAS)
-    found = fit_by_folds(
+    alpha, score, *solution = fit_by_folds(
         gram, Y, ALPHAS, splits, rows=rows, scoring=scoring, precision=precision, target_batch=11
     )
-    for got, expected in zip(found, (alpha, score, *ridge(gram, Y, alpha, rows=rows)), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-9)
+    place = np.searchsorted(ALPHAS, alpha)
+    np.testing.assert_allclose(score, scores[place, np.arange(30)], rtol=1e-7, atol=1e-9)
+    for found, expected in zip(solution, ridge(gram, Y, alpha, rows=rows), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)
+    if precision == "exact":
+        np.testing.assert_array_equal(place, scores.argmax(axis=0))
+    for neighbour in (np.maximum(place - 1, 0), np.minimum(place + 1, len(ALPHAS) - 1)):
+        assert (scores[neighbour, np.arange(30)] <= score + 1e-9).all()
 
 
 @pytest.mark.parametrize("guess", [0, 3, 8])
@@ -89,7 +94,7 @@ def test_climbing_reaches_a_peak_from_anywhere_and_looks_no_further(rng, guess):
     order = rng.permutation(9)
     alphas = np.logspace(0, 8, 9)[order]
     peaks = rng.integers(0, 9, 50)
-    table = -np.abs(np.argsort(order)[:, None] * 0 + np.log10(alphas)[:, None] - peaks)
+    table = 10 - np.abs(np.log10(alphas)[:, None] - peaks)
     scores = climb(np.full(50, guess), alphas, lambda position, chosen: table[position, chosen])
     seen = np.isfinite(scores)
     np.testing.assert_array_equal(np.log10(best_penalties(scores, alphas)[0]), peaks)
@@ -112,3 +117,10 @@ def test_leaving_pairs_out_is_a_search_by_folds_too(rng):
     expected = cross_validated_scores(GramStatistics(X), Y, ALPHAS, list(LeavePOut(2).split(X)))
     found = RidgeEncoder(alphas=ALPHAS, cv=LeavePOut(2)).fit(X, Y)
     np.testing.assert_allclose(found.best_score_, expected.max(axis=0), rtol=1e-8)
+
+
+def test_where_nothing_predicts_the_ends_are_tried_too():
+    table = np.array([-0.5, -0.4, -0.6, -0.7, -0.6, -0.3, -0.2])[:, None]  # two peaks
+    scores = climb(np.array([1]), np.arange(1.0, 8.0), lambda position, chosen: table[position, chosen])
+    np.testing.assert_array_equal(np.isfinite(scores[:, 0]), [True] * 3 + [False] * 2 + [True] * 2)
+    assert scores.argmax() == 6
