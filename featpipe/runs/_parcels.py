@@ -17,7 +17,7 @@ from uuid import uuid4
 import cloudpickle  # type: ignore[import-untyped]  # comes with dask; sends what a recipe's own file defines
 import numpy as np
 
-SMALL = 16 << 10  # bytes of an array, or of the rest of an object, that travel as they are
+SMALL = 8 << 10  # bytes of an array, or of the rest of an object, that travel as they are: many go at a time
 
 
 @dataclass(frozen=True)

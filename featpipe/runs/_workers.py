@@ -173,8 +173,13 @@ def _local_cluster(n_workers: int, threads: int, scratch: Path) -> Iterator[Any]
         "local_directory": str(scratch),
         "silence_logs": logging.CRITICAL,
     }
-    with dask.config.set(settings), _same_environment(), LocalCluster(**options) as cluster:
-        yield cluster
+    with dask.config.set(settings), _same_environment():
+        try:
+            cluster = LocalCluster(**options)
+        except RuntimeError as error:
+            raise WorkError(f"{n_workers} dask workers could not be started here ({error}).") from error
+        with cluster:
+            yield cluster
 
 
 @contextmanager

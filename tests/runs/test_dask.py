@@ -97,6 +97,7 @@ def test_a_run_on_workers_has_the_bytes_of_a_serial_one(root, make_request, clus
     assert {path.name for path in tmp_path.iterdir()} == {"serial", "dask"}  # and no scratch
 
 
+@pytest.mark.slow
 def test_commands_start_and_end_workers_of_their_own(root, tmp_path, capfd):
     words = ["fit", "baseline_ridge", "--data", f"table:{root / 'plain'}", "--cache", str(root / "cache")]
     words += ["--set", 'features__layers="stem"', "--cv", "3", "--threads", "1", "--json"]
