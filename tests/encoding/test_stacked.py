@@ -23,6 +23,7 @@ from featpipe.encoding._per_layer import check_problem, fit_layer, held_out_pred
 from featpipe.encoding._simplex import simplex_weights
 from featpipe.encoding._stacked import StackedLayers
 from featpipe.errors import RequestError
+from featpipe.metrics import pearson_r
 
 WIDTHS = [3, 5, 2]
 ALPHAS = [0.1, 10.0, 1000.0]
@@ -226,6 +227,12 @@ def test_stacking_beats_every_layer_where_each_knows_a_part(rng):
         fit.score(layer[200:], Y[200:]) for fit, layer in zip(found.estimators_, _layers(X), strict=True)
     ]
     assert found.score(X[200:], Y[200:]) > max(single)
+
+
+def test_noise_is_not_predicted(rng):
+    X, noise = rng.standard_normal((160, sum(WIDTHS))), rng.standard_normal((160, 300))
+    found = StackedLayers(RidgeEncoder(cv="gcv"), widths=WIDTHS).fit(X[:60], noise[:60])
+    assert abs(pearson_r(noise[60:], found.predict(X[60:])).mean()) < 0.03
 
 
 def test_shrinkage_draws_weights_to_equal_ones(rng):
