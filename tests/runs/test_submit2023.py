@@ -24,7 +24,7 @@ from featpipe.runs import (
     submit_algonauts2023,
 )
 from featpipe.runs._submit2023 import check_submission, read_submission
-from featpipe.testing import make_algonauts2023
+from featpipe.testing import VERTICES, make_algonauts2023
 
 EIGHT = [f"subj{number:02d}" for number in range(1, 9)]
 TWO = EIGHT[:2]
@@ -350,3 +350,28 @@ def test_files_that_are_no_submission(data, tmp_path, members, message):
 def test_summaries_are_json(runs):
     text = (runs / "subjects.json").read_text()
     assert json.loads(text)["scores"]["r2"]["groups"].keys() == set(EIGHT)
+
+
+@pytest.mark.data
+def test_noise_scores_as_expected_under_real_ceilings(tmp_path, real_data):
+    make_algonauts2023(
+        tmp_path, subject=[6, 8], n_train=1, n_test=60, vertices="real", test_responses=True, image_size=8
+    )
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        for name in ("subj06", "subj08"):
+            (tmp_path / name / "test_split" / "noise_ceiling").mkdir()
+            for side in ("lh", "rh"):
+                ceiling = np.load(real_data / "nsd_noise_ceiling" / name / f"{side}.npy")  # percent
+                np.save(
+                    tmp_path / name / "test_split" / "noise_ceiling" / f"{side}_noise_ceiling.npy", ceiling
+                )
+                with archive.open(f"{name}/{side}_pred_test.npy", "w") as member:
+                    np.lib.format.write_array(
+                        member, rng.standard_normal((60, len(ceiling)), dtype=np.float32)
+                    )
+    official = score(str(tmp_path / "s.zip"), f"algonauts2023:{tmp_path}")["algonauts2023"]
+    assert official["n_vertices"] == sum(map(sum, (VERTICES[6], VERTICES[8])))
+    assert official["n_zero_ceiling"] > 900  # 2.3 % of subject 8 alone
+    assert official["score"] == pytest.approx(official["noise_score"], rel=0.03)
+    assert official["without_zero_ceiling"] < official["score"]
