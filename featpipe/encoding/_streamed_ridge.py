@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
+from featpipe.encoding._arrays import on_device, to_numpy
 from featpipe.encoding._gram import GramStatistics
 from featpipe.encoding._ridge import batches
 from featpipe.encoding._streamed import cross_products, feature_columns, stimulus_gram
@@ -55,6 +56,7 @@ class StreamedFeatures:
         center: bool = True,
         dual: bool | None = None,
         memory: int | None = None,
+        device: str = "cpu",
     ) -> StreamedFeatures:
         """Accumulate the Gram matrix of the stimuli.
 
@@ -70,12 +72,14 @@ class StreamedFeatures:
             more than those of the stimuli.
         memory : int, optional
             Bytes of features to hold.
+        device : {"cpu", "cuda", "cuda:N"}
+            Where the solvers have the matrix; it is accumulated on the processor.
         """
         if dual is None:
             dual = 4 * blocks.shape[1] * n_targets > _room() and blocks.shape[1] > len(blocks)
         products, origin = stimulus_gram(blocks, center=center, memory=memory)
         gram = GramStatistics.from_stimulus_products(
-            products,
+            on_device(products, device),
             (lambda: _identity(len(blocks))) if dual else feature_columns(blocks, memory=memory),
             n_features=len(blocks) if dual else blocks.shape[1],
             weight=weight,
@@ -98,9 +102,10 @@ class StreamedFeatures:
             The mean of what is left of the responses; 0 without centring.
         """
         intercept = np.zeros(Y.shape[1])
+        products, weight = to_numpy(self.gram.matrix), to_numpy(self.gram.weight)
         for part in batches(Y.shape[1] if self.gram.center else 0, target_batch):
-            left = Y[:, part] - self.gram.matrix @ weights[part].T.astype(np.float64)
-            counts = self.gram.weight[:, None] * ~np.isnan(left)
+            left = Y[:, part] - products @ weights[part].T.astype(np.float64)
+            counts = weight[:, None] * ~np.isnan(left)
             intercept[part] = (counts * np.nan_to_num(left)).sum(axis=0) / counts.sum(axis=0)
         return intercept
 

@@ -7,10 +7,19 @@ import pickle
 import joblib
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.linear_model import Ridge
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding import LayerScaler, RidgeEncoder, _streamed, _streamed_ridge, _streamed_tiles
+from featpipe.encoding import (
+    LayerScaler,
+    PerROI,
+    RidgeEncoder,
+    _encoder,
+    _streamed,
+    _streamed_ridge,
+    _streamed_tiles,
+)
 from featpipe.encoding._gram import GramStatistics
 from featpipe.encoding._ridge import missing_patterns, ridge
 from featpipe.encoding._streamed import cross_products, feature_columns, linear_predictions, stimulus_gram
@@ -211,3 +220,17 @@ def test_coefficients_that_do_not_fit_are_those_of_stimuli(rng, monkeypatch):
     assert StreamedFeatures.of(blocks, 11).dual
     assert fits_in_memory(blocks[:10])
     assert not fits_in_memory(blocks[:11])
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_an_encoder_of_layers_that_do_not_fit_equals_that_of_a_matrix(cached, rng, monkeypatch, regions):
+    Y, weight = rng.standard_normal((24, 4)), rng.random(24) + 0.1
+    model = RidgeEncoder(alphas=[10.0, 1e3], cv=3)
+    expected = clone(model).fit(cached.to_matrix(), Y, sample_weight=weight)
+    monkeypatch.setattr(_encoder, "_is_streamed", lambda X: True)
+    model = PerROI(model, {"a": [2, 0]}) if regions else model
+    found = model.fit(cached, Y, sample_weight=weight)
+    np.testing.assert_array_equal(found.alpha_, expected.alpha_)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-7)
+    some = cached[[3, 3, 20]]
+    np.testing.assert_allclose(found.predict(some), expected.predict(some.to_matrix()), rtol=1e-5, atol=1e-6)
