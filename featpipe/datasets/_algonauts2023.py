@@ -159,7 +159,9 @@ def _images(folder: Path, split: str) -> StimulusSet:
         numbers[name] = int(match[1]), match[2]
     order = sorted(stimuli.ids, key=lambda name: numbers[name][0])
     if same := [pair for pair in pairwise(order) if numbers[pair[0]][0] == numbers[pair[1]][0]]:
-        raise DatasetError(f"{same[0][0]!r} and {same[0][1]!r} in {str(images)!r} have one number; which is first?")
+        raise DatasetError(
+            f"{same[0][0]!r} and {same[0][1]!r} in {str(images)!r} have one number; which is first?"
+        )
     return stimuli.select(order).rename({name: number[1] for name, number in numbers.items()})
 
 

@@ -86,9 +86,11 @@ def subjects_summary(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, An
     together: dict[str, Any] = {
         "scores": {metric: _over_subjects(found, n_targets) for metric, found in tables.items()}
     }
-    ceilings = {name: summary.get("noise_ceiling") for name, summary in summaries.items()}
-    if any(ceilings.values()):
-        together["noise_ceiling"] = _over_subjects(ceilings, n_targets)
+    for name in ("noise_ceiling", "noise_ceiling_r", "noise_normalized_r"):
+        found = {subject: summary.get(name) for subject, summary in summaries.items()}
+        if any(found.values()):
+            together[name] = _over_subjects(found, n_targets)
+    _renormalise(together)
     counts = ("n_stimuli", "n_scored", "n_targets", "constant_predictions", "constant_responses")
     together |= {
         count: sum(int(summary.get(count, 0)) for summary in summaries.values())
@@ -96,6 +98,17 @@ def subjects_summary(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, An
         if count in first
     }
     return together | {"n_folds": first["n_folds"], "n_subjects": len(summaries)}
+
+
+def _renormalise(together: dict[str, Any]) -> None:
+    """Make normalised scores over subjects what they are within one: a ratio of means, not a mean of ratios."""
+    scores = together["scores"]
+    for share, score, ceiling in (
+        (scores.get("noise_normalized_r2"), scores.get("r2"), together.get("noise_ceiling")),
+        (together.get("noise_normalized_r"), scores.get("pearson_r"), together.get("noise_ceiling_r")),
+    ):
+        if share and score and ceiling and ceiling["overall"] and score["overall"] is not None:
+            share["overall"] = score["overall"] / ceiling["overall"]
 
 
 def _over_subjects(tables: Mapping[str, Any], n_targets: Mapping[str, int]) -> dict[str, Any]:

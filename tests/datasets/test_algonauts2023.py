@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import builtins
 import pickle
+import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
 
 from featpipe.datasets import REGIONS, load_dataset, load_stimuli, subjects_of
 from featpipe.datasets._mapping import read_mapping
+from featpipe.datasets._recordings import Recording, join_recordings
 from featpipe.errors import DatasetError
 from featpipe.metrics import pearson_r
+from featpipe.stimuli import StimulusSet
 from featpipe.testing import VERTICES, make_algonauts2023
 
 
@@ -296,3 +300,16 @@ def test_made_up_subjects_share_images_and_have_signal_at_their_ceilings(tmp_pat
     explained = pearson_r(test.responses, predicted) ** 2
     assert abs(explained.mean() - test.noise_ceiling.mean()) < 0.08
     assert np.corrcoef(explained, test.noise_ceiling)[0, 1] > 0.9
+
+
+def test_reading_needs_the_array_and_little_more(tmp_path, rng):
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (3000, 2, 2, 3), dtype=np.uint8))
+    np.save(tmp_path / "lh.npy", rng.standard_normal((3000, 2000), dtype=np.float32))
+    side = np.load(tmp_path / "lh.npy", mmap_mode="r")
+    stimuli = StimulusSet.from_source(tmp_path / "images.npy")
+    targets = pd.DataFrame({"target": range(4000)})
+    tracemalloc.start()
+    dataset = join_recordings([Recording("subj01", stimuli, [side, side], targets, {})], name="made up")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.4 * dataset.responses.nbytes

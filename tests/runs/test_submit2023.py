@@ -81,6 +81,13 @@ def test_the_summary_is_over_all_targets(runs):
     assert (summary["n_targets"], summary["n_subjects"]) == (8 * 136, 8)
 
 
+def test_shares_of_the_ceiling_are_ratios_of_means(runs):
+    summary = RunFolder(runs).read_json("subjects.json")
+    r, ceiling = summary["scores"]["pearson_r"]["overall"], summary["noise_ceiling_r"]["overall"]
+    assert summary["noise_normalized_r"]["overall"] == pytest.approx(r / ceiling)
+    assert summary["noise_normalized_r"]["groups"].keys() == set(EIGHT)
+
+
 def test_a_subject_with_more_targets_weighs_more():
     one, two = (
         {"scores": {"r2": {"overall": value}}, "n_targets": n, "n_stimuli": 9, "n_folds": 3}
