@@ -26,6 +26,7 @@ from featpipe.model_selection import evaluate
 from featpipe.runs import _workers, fit
 
 distributed = pytest.importorskip("distributed")
+psutil = pytest.importorskip("psutil")  # which distributed needs
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::DeprecationWarning"
 )  # distributed's own
@@ -345,6 +346,60 @@ def _kill_once_begun(folder, process):
     while not list(folder.glob("*-*.1.0")):
         time.sleep(0.05)
     process.kill()
+
+
+SLOW_RECIPE = """
+import time
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.pipeline import Pipeline
+from featpipe import CachedFeatures, RidgeEncoder
+from featpipe.recipes import Recipe
+
+
+class Slow(TransformerMixin, BaseEstimator):
+    def fit(self, X, y=None):
+        open({begun!r}, "w").close()
+        time.sleep(60)
+
+    def transform(self, X):
+        return X
+
+
+steps = [("features", CachedFeatures(layers=["stem"])), ("slow", Slow()), ("ridge", RidgeEncoder())]
+RECIPE = Recipe(summary="Takes its time", citation="None", pipeline=Pipeline(steps))
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_nothing(root, tmp_path):
+    """Also: what a recipe's own file defines reaches the workers, which cannot import it."""
+    begun = tmp_path / "begun"
+    (tmp_path / "slow.py").write_text(SLOW_RECIPE.format(begun=str(begun)))
+    words = [
+        "fit",
+        str(tmp_path / "slow.py"),
+        "--data",
+        f"table:{root / 'plain'}",
+        "--cache",
+        str(root / "cache"),
+    ]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "featpipe", *words, "--dask", "2", "--out", str(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not begun.exists():
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.1)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers as well
+    told = run.communicate()[1]
+    assert run.returncode == 130
+    assert "dask: 2 workers at tcp://127.0.0.1:" in told
+    assert {path.name for path in tmp_path.iterdir()} == {"slow.py", "begun"}
+    _, left = psutil.wait_procs(workers, timeout=5)
+    assert not [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize(
