@@ -28,7 +28,8 @@ from featpipe.encoding._penalties import search_penalties
 from featpipe.encoding._ridge import missing_patterns
 from featpipe.errors import RequestError
 
-PRECISIONS = ("exact", "reduced")
+_CHOICES = {"scoring": SCORINGS, "mixture": ("target", "shared"), "search_precision": ("exact", "reduced")}
+_SHARED_ROUNDS = 2  # before targets go their own way: a few mixtures bring all of them nearer
 _FLOATS = [np.float64, np.float32]
 
 
@@ -38,9 +39,8 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     Minimises ``Σ_i w_i (Y[i, t] - b_t - Σ_l X_l[i] c_l)² + Σ_l (alpha[t] / gamma[l, t]) ||c_l||²`` for every
     target t, with gamma on the simplex over the bands l. Bands are layers, or any sets of features that may
     deserve different penalties: one that predicts nothing is shrunk away, where one common penalty would have
-    to keep its noise. Penalties are chosen per target by cross-validation inside `fit`: mixtures gamma over a
-    grid of alpha, then steps along the gradient of the held-out score. The solution at the chosen penalties is
-    exact.
+    to keep its noise. Penalties are chosen by cross-validation inside `fit`: mixtures gamma over a grid of alpha,
+    then steps along the gradient of the held-out score. The solution at the chosen penalties is exact.
 
     Parameters
     ----------
@@ -49,12 +49,17 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         each layer.
     alphas : array of shape (n_alphas,)
         Penalties to try with each mixture, > 0.
+    mixture : {"target", "shared"}
+        gamma for each target, or one for all targets of the fit with an alpha for each. Shared, it is chosen from
+        much more data: better where targets are few, noisy and alike (neurons of an area, voxels of a region).
     n_iter : int, or array of shape (n_candidates, n_bands)
-        Mixtures to try. An int takes all bands alike, then with equal variance, single bands, pairs, and draws
+        Mixtures to try first. An int takes all bands alike, then with equal variance, single bands, pairs, and draws
         from Dirichlet distributions; after the first, only penalties that match what was good so far are tried.
         An array is tried with every penalty.
     refine : int
-        Rounds of steps along the gradient; 0 for none. Penalties then leave the grid of `alphas`.
+        Rounds of steps along the gradient, which costs less than random mixtures as good; 0 for none. For
+        ``mixture="target"`` penalties then leave the grid of `alphas`, and as targets try what others near them
+        propose, targets fitted together are not exactly those fitted alone.
     concentration : float or sequence of float
         Of the Dirichlet distributions, used in turn.
     deltas : array of shape (n_bands,) or (n_bands, n_targets), optional
@@ -114,7 +119,8 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         widths=None,
         *,
         alphas=ALPHAS,
-        n_iter=1,
+        mixture="target",
+        n_iter=2,
         refine=6,
         concentration=(0.1, 1.0),
         deltas=None,
@@ -128,6 +134,7 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     ):
         self.widths = widths
         self.alphas = alphas
+        self.mixture = mixture
         self.n_iter = n_iter
         self.refine = refine
         self.concentration = concentration
@@ -222,12 +229,9 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return np.split(self.coef_, np.cumsum(self._widths)[:-1], axis=-1)
 
     def _check_parameters(self) -> None:
-        if self.scoring not in SCORINGS:
-            raise RequestError(f"scoring must be one of {', '.join(SCORINGS)}, got {self.scoring!r}.")
-        if self.search_precision not in PRECISIONS:
-            raise RequestError(
-                f"search_precision must be one of {', '.join(PRECISIONS)}, got {self.search_precision!r}."
-            )
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise RequestError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}.")
         for name, least in (("target_batch", 1), ("refine", 0)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
@@ -271,17 +275,22 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             reduced=self.search_precision == "reduced",
             device=self.device,
         )
-        gammas = first_gammas(self.n_iter, bands.traces, self.concentration, self.random_state)
-        given = not isinstance(self.n_iter, int | np.integer)
-        search.grid(gammas, search_penalties(self.alphas), whole=given)
-        if np.count_nonzero(bands.traces > 0) > 1:
-            search.refine(self.refine)
+        gammas, alphas = self._candidates(bands)
+        search.grid(gammas, alphas, whole=not isinstance(self.n_iter, int | np.integer))
+        shared = self.mixture == "shared"
+        if np.count_nonzero(bands.traces > 0) > 1 and np.isfinite(search.score).all():
+            search.share(alphas, self.refine if shared else min(self.refine, _SHARED_ROUNDS))
+            search.refine(0 if shared else self.refine)
         if not np.isfinite(search.score).all():
             raise RequestError(
                 "No penalty of alphas is large enough for features of this size: every candidate is singular in "
                 "float64. Give larger alphas."
             )
-        return search.delta, search.score
+        return (search.shared_delta, search.shared_score) if shared else (search.delta, search.score)
+
+    def _candidates(self, bands: Bands) -> tuple[np.ndarray, np.ndarray]:
+        gammas = first_gammas(self.n_iter, bands.traces, self.concentration, self.random_state)
+        return gammas, search_penalties(self.alphas)
 
     def _keep(self, coef, intercept, deltas, scores, *, single: bool) -> None:
         self.coef_ = coef[0] if single else coef

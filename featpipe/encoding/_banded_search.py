@@ -43,6 +43,8 @@ class PenaltySearch:
     score : ndarray of shape (n_targets,)
         Mean over folds; -inf before anything was tried.
     delta : ndarray of shape (n_bands, n_targets)
+    shared_score, shared_delta : the same for the best mixture that all targets share, each with its own penalty
+    shared_gamma : ndarray of shape (n_bands,)
     """
 
     def __init__(
@@ -75,9 +77,11 @@ class PenaltySearch:
         self.targets = np.arange(Y.shape[1])
         self.score = np.full(Y.shape[1], -np.inf)
         self.delta = np.full((len(bands.traces), Y.shape[1]), -np.inf)
+        self.shared_score, self.shared_delta = self.score.copy(), self.delta.copy()
+        self.shared_gamma = np.full(len(bands.traces), 1 / len(bands.traces))
 
     def grid(self, gammas: np.ndarray, alphas: np.ndarray, *, whole: bool) -> None:
-        """Try mixtures, from the largest penalty down so that of equal ones it is kept.
+        """Try mixtures for all targets, each with its best penalty.
 
         Parameters
         ----------
@@ -87,10 +91,23 @@ class PenaltySearch:
             Every penalty with every mixture. Else later mixtures see the penalties that matched the first.
         """
         for number, gamma in enumerate(gammas):
-            wanted = alphas if whole or not number else self._within_reach(gamma, alphas)
-            with np.errstate(divide="ignore"):
-                for alpha in np.sort(wanted)[::-1]:
-                    self.attempt(np.log(gamma / alpha), self.targets)
+            self._mixture(gamma, alphas if whole or not number else self._within_reach(gamma, alphas))
+
+    def share(self, alphas: np.ndarray, rounds: int) -> None:
+        """Take the best mixture for all targets along the gradient of their mean score, a mixture a round."""
+        step = _FIRST_STEP
+        slope = self._slopes_at(self.shared_delta, self.targets, 0).mean(axis=1)
+        for turn in range(1, rounds + 1):
+            if not np.any(slope):
+                return
+            gamma = self.shared_gamma * np.exp(_direction(slope) * step)
+            gamma /= gamma.sum()
+            if self._mixture(gamma, self._within_reach(gamma, alphas)):
+                step *= 1.2
+            else:
+                step *= 0.5
+            if turn < rounds:
+                slope = self._slopes_at(self.shared_delta, self.targets, turn).mean(axis=1)
 
     def refine(self, rounds: int) -> None:
         """Follow the gradient for some rounds; a target keeps only what improves its score."""
@@ -101,27 +118,39 @@ class PenaltySearch:
         slope = np.zeros(self.delta.shape)
         stale = np.isfinite(self.score)
         for turn in range(rounds):
-            self._update(slope, np.flatnonzero(stale), turn)
+            if stale.any():
+                slope[:, stale] = self._slopes_at(self._floored(), np.flatnonzero(stale), turn)
             steepest = np.abs(slope).max(axis=0)
             active = np.flatnonzero(steepest * step > _LEAST_GAIN)
             if not len(active):
                 return
-            # the square root lets bands that matter less to a target move at once
-            direction = np.sign(slope) * np.sqrt(np.abs(slope) / np.where(steepest > 0, steepest, 1.0))
-            proposed = self._floored() + direction * step
+            proposed = self._floored() + _direction(slope) * step
             stale = self._try_centres(proposed[:, active], active, live)
             step *= np.where(stale, 1.2, 0.5)
 
     def attempt(self, delta: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Score one point for some targets and keep it where it is the best: positions in `targets` improved."""
-        try:
-            found = self._scores(delta, targets)
-        except NotPositiveDefinite:
-            return np.empty(0, dtype=np.int64)
+        found = self._scores(delta, targets)
         improved = np.flatnonzero(found > self.score[targets] + 1e-12)
         self.score[targets[improved]] = found[improved]
         self.delta[:, targets[improved]] = delta[:, None]
         return improved
+
+    def _mixture(self, gamma: np.ndarray, alphas: np.ndarray) -> bool:
+        """Score a mixture with every target's best penalty, and say whether it is the best for all together."""
+        score, delta = np.full(len(self.targets), -np.inf), np.empty_like(self.delta)
+        with np.errstate(divide="ignore"):
+            points = np.log(gamma / np.sort(alphas)[::-1, None])  # of equal ones the largest penalty is kept
+        for point in points:
+            found = self._scores(point, self.targets)
+            better = found > score + 1e-12
+            score[better], delta[:, better] = found[better], point[:, None]
+        improved = score > self.score + 1e-12
+        self.score[improved], self.delta[:, improved] = score[improved], delta[:, improved]
+        if not score.mean() > self.shared_score.mean():
+            return False
+        self.shared_score, self.shared_delta, self.shared_gamma = score, delta, gamma
+        return True
 
     def _try_centres(self, proposed: np.ndarray, active: np.ndarray, live: np.ndarray) -> np.ndarray:
         """Gather proposals, try the centres, and say which targets (of all) improved."""
@@ -138,14 +167,14 @@ class PenaltySearch:
             improved[targets[self.attempt(delta, targets)]] = True
         return improved
 
-    def _update(self, slope: np.ndarray, targets: np.ndarray, turn: int) -> None:
-        """Write the gradients of some targets at their best points."""
-        if not len(targets):
-            return
-        points, member = np.unique(self._floored()[:, targets], axis=1, return_inverse=True)
-        for number, delta in enumerate(points.T):
-            chosen = targets[member.ravel() == number]
-            slope[:, chosen] = self._slopes(delta, chosen, turn)
+    def _slopes_at(self, points: np.ndarray, targets: np.ndarray, turn: int) -> np.ndarray:
+        """Return the gradients of some targets at their points: ndarray of shape (n_bands, n_chosen)."""
+        slopes = np.zeros((len(points), len(targets)))
+        shared, member = np.unique(points[:, targets], axis=1, return_inverse=True)
+        for number, delta in enumerate(shared.T):
+            chosen = np.flatnonzero(member.ravel() == number)
+            slopes[:, chosen] = self._slopes(delta, targets[chosen], turn)
+        return slopes
 
     def _floored(self) -> np.ndarray:
         """Return the best points with bands that were left out just inside: at -inf there is no slope."""
@@ -155,20 +184,24 @@ class PenaltySearch:
 
     def _within_reach(self, gamma: np.ndarray, alphas: np.ndarray) -> np.ndarray:
         """Return the penalties that, relative to the variance of a mixture, predicted something so far."""
-        useful = self.score > 0
+        useful = self.shared_score > 0
         if not useful.any():
             return alphas
         variance = self.bands.traces
-        lowest, highest = np.quantile(-np.log(variance @ np.exp(self.delta[:, useful])), [0.05, 0.95])
+        lowest, highest = np.quantile(-np.log(variance @ np.exp(self.shared_delta[:, useful])), [0.05, 0.95])
         relative = np.log(alphas / (variance @ gamma))
         spacing = np.ptp(relative) / max(1, len(alphas) - 1)
         near = (relative >= lowest - 0.6 * spacing) & (relative <= highest + 0.6 * spacing)
         return alphas[near] if near.any() else alphas[[np.argmin(np.abs(relative - lowest))]]
 
     def _scores(self, delta: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Return the mean score over folds; -inf where the problem is singular."""
         total = np.zeros(len(targets))
-        for held_out in self.held_out:
-            total += held_out.scores(self._inverse(held_out, delta), targets, self.target_batch)
+        try:
+            for held_out in self.held_out:
+                total += held_out.scores(self._inverse(held_out, delta), targets, self.target_batch)
+        except NotPositiveDefinite:
+            return np.full(len(targets), -np.inf)
         return total / self.n_folds
 
     def _slopes(self, delta: np.ndarray, targets: np.ndarray, turn: int) -> np.ndarray:
@@ -182,3 +215,9 @@ class PenaltySearch:
         if self.reduced and held_out.bands.size(delta) <= _SAFE_IN_SINGLE:
             return held_out.bands.inverse(delta, np.float32)
         return held_out.bands.inverse(delta)
+
+
+def _direction(slope: np.ndarray) -> np.ndarray:
+    """Return steps of at most 1 up a slope; the square root lets bands that matter less move at once."""
+    steepest = np.abs(slope).max(axis=0)
+    return np.sign(slope) * np.sqrt(np.abs(slope) / np.where(steepest > 0, steepest, 1.0))

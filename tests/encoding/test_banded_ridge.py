@@ -32,7 +32,11 @@ METRICS = {"r2": r2, "pearson_r": pearson_r}
 
 
 @parametrize_with_checks(
-    [BandedRidge(), BandedRidge(scoring="pearson_r", refine=0), BandedRidge(search_precision="reduced")]
+    [
+        BandedRidge(),
+        BandedRidge(scoring="pearson_r", refine=0),
+        BandedRidge(search_precision="reduced", mixture="shared"),
+    ]
 )
 def test_scikit_learn_is_at_home(estimator, check):
     check(estimator)
@@ -133,6 +137,26 @@ def test_refined_score_is_that_of_refitting_and_no_worse(rng, widths, scoring):
         one = Y[:, [target]]
         expected = _refitted(X, one, delta, widths, list(FOLDS.split(X)), METRICS[scoring], np.ones(len(X)))
         np.testing.assert_allclose(found.best_score_[target], expected, atol=1e-8)
+
+
+def test_a_shared_mixture_is_the_best_for_all_targets_together(rng, widths):
+    X, Y = _problem(rng, widths)
+    gammas = rng.dirichlet([0.5] * 3, 6)
+    model = BandedRidge(widths, alphas=ALPHAS, cv=FOLDS, refine=0, mixture="shared")
+    alone = [clone(model).set_params(n_iter=[gamma]).fit(X, Y).best_score_.mean() for gamma in gammas]
+    found = clone(model).set_params(n_iter=gammas).fit(X, Y)
+    np.testing.assert_allclose(found.gamma_, np.repeat(gammas[[np.argmax(alone)]].T, 5, axis=1))
+    np.testing.assert_allclose(found.best_score_.mean(), max(alone))
+    assert np.isclose(found.alpha_[:, None], ALPHAS).any(axis=1).all()
+
+
+def test_a_refined_shared_mixture_is_shared_and_better(rng, widths):
+    X, Y = _problem(rng, widths)
+    model = BandedRidge(widths, alphas=ALPHAS, mixture="shared", n_iter=1)
+    before, found = clone(model).set_params(refine=0).fit(X, Y), model.fit(X, Y)
+    np.testing.assert_allclose(found.gamma_, found.gamma_[:, [0, 0, 0, 0, 0]])
+    assert found.best_score_.mean() > before.best_score_.mean() + 1e-3
+    assert np.all(found.gamma_[2] < before.gamma_[2])  # the band of noise
 
 
 @pytest.mark.parametrize("shape", [(60, 20), (30, 80)])
@@ -334,6 +358,7 @@ def test_given_penalties_have_no_inner_score(rng, widths):
         ({"deltas": [99.0, 99.0]}, "too small for features of this size"),
         ({"alphas": [1e-30]}, "every candidate is singular"),
         ({"scoring": "mse"}, "r2, pearson_r, got 'mse'"),
+        ({"mixture": "roi"}, "mixture must be one of target, shared, got 'roi'"),
         ({"search_precision": "half"}, "exact, reduced, got 'half'"),
         ({"device": "tpu"}, "device must be"),
         ({"cv": [(np.arange(15), np.arange(10, 20))]}, "no stimulus twice"),
