@@ -106,3 +106,18 @@ def test_a_submission_names_a_run_of_one_region(request_all, folder, featpipe, c
     assert code == 2
     assert "(lh.V1v) of subj01, which has 136 vertices" in err
     assert not (folder / "new.zip").exists()
+
+
+def test_fit_goes_through_all_subjects_and_on_where_it_stopped(extracted, folder, featpipe, featpipe_json):
+    words = (
+        f"fit baseline_ridge --data algonauts2023:{folder}/alg --subject all --cache {folder}/cache --cv 3 "
+        f"--set features__layers=stem --set ridge__alpha=10 --out {folder}/fitted --target lh.V1v"
+    )
+    summary = featpipe_json(words)
+    assert list(summary["runs"]) == list(summary["scores"]["pearson_r"]["groups"]) == ["subj01", "subj02"]
+    code, out, _ = featpipe(words)
+    assert code == 0
+    assert out.startswith("subj01: kept\nsubj02: kept\n")
+    code, _, err = featpipe(words.replace("alpha=10", "alpha=11"))
+    assert code == 2
+    assert "subj01 holds a run that differs in parameters" in err
