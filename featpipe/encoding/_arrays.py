@@ -125,7 +125,8 @@ def eigh(matrix: Any, *, overwrite: bool = False) -> tuple[Any, Any]:
     """Return ascending eigenvalues and eigenvectors of a symmetric matrix of either kind."""
     if is_torch_array(matrix):
         return array_namespace(matrix).linalg.eigh(matrix)
-    return linalg.eigh(matrix, overwrite_a=overwrite, check_finite=False, driver="evd")
+    # the transpose of a symmetric matrix is itself, in the order of LAPACK: no copy
+    return linalg.eigh(matrix.T, overwrite_a=overwrite, check_finite=False, driver="evd")
 
 
 def solve_symmetric(matrix: Any, right: Any) -> Any:

@@ -9,6 +9,7 @@ bounds tell for each target which penalties cannot be its best, and those are no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from featpipe.encoding._held_out import r2_of, safe_ratio
 from featpipe.encoding._ridge import RidgeSolution, best_penalties
 from featpipe.encoding._scaled import ScaledResponses, batches, scatter_about_mean
 
-_CHUNK_VALUES = 1 << 22
+_CHUNK_VALUES = 1 << 19
 _SMALL = 1e-3  # 1 - leverage below which differences of responses and fits in float32 are too coarse
 _SLACK = 1e-5  # of a bound, relative: its rounding
 
@@ -154,7 +155,7 @@ class ClosedForm:
         """Return ``1 - H_ii`` of every penalty and stimulus: (n_alphas, n_rows)."""
         left, weight = self.subset.decomposition.left, self.subset.weight
         found = np.empty((len(self.alphas), left.shape[0]))
-        for rows in batches(left.shape[0], max(1, _CHUNK_VALUES // left.shape[1])):
+        for rows in _chunks(left.shape[0], max(1, _CHUNK_VALUES // left.shape[1])):
             squares = (left[rows] ** 2 / weight[rows, None]).T
             free = self.shed @ squares if self.complete else 1 - self.kept @ squares
             if self.center:
@@ -273,6 +274,10 @@ class ClosedForm:
     @staticmethod
     def _like(table: Any, values: Any) -> Any:
         return array_namespace(values).astype(table, values.dtype, copy=False)
+
+
+def _chunks(length: int, step: int) -> Iterator[slice]:
+    return (slice(start, min(start + step, length)) for start in range(0, length, step))
 
 
 def _positive(values: Any) -> Any:

@@ -144,8 +144,10 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         patterns = _patterns(Y, weight)
         gram = self._gram(X, weight)
         if search is not None and sharing is None:
+            last = len(patterns) == 1
             parts = [
-                (part[0], *search.fit(gram, _columns(Y, part[0]), part[1], part[0])) for part in patterns
+                (targets, *search.fit(gram, _columns(Y, targets), rows, targets, consume=last))
+                for targets, rows in patterns
             ]
         else:
             alpha, score = given, np.empty(Y.shape[1])

@@ -35,6 +35,7 @@ def fit_by_folds(
     scoring: str = "r2",
     target_batch: int = 1024,
     precision: str = "exact",
+    consume: bool = False,
 ) -> Fitted:
     """Choose penalties by K folds and solve ridge with them.
 
@@ -54,6 +55,9 @@ def fit_by_folds(
         than both its neighbours, and equals the exact search where scores have one peak. Every score is that of the
         exact search.
 
+    consume : bool
+        Whether the Gram matrix may be used up.
+
     Returns
     -------
     alpha, score : ndarray of shape (n_targets,)
@@ -62,12 +66,15 @@ def fit_by_folds(
     """
     reduced = precision == "reduced" and len(alphas) > 3
     if _from_one_decomposition(gram, splits, rows, 4 if reduced else len(alphas)):
-        return _fit_by_deletion(gram, Y, alphas, splits, rows, scoring, target_batch, reduced)
-    if reduced and _held_bytes(gram, splits) < Y.nbytes + gram.n_stimuli * gram.n_features * 4:
-        return _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch)
-    scores = cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
+        subset = gram.decompose(rows, consume=consume)
+        scores = _scores_by_deletion(subset, Y, alphas, splits, scoring, target_batch, reduced)
+    elif reduced and _held_bytes(gram, splits) < Y.nbytes + gram.n_stimuli * gram.n_features * 4:
+        return _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch, consume)
+    else:
+        scores = cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
+        subset = gram.decompose(rows, consume=consume)
     alpha, score = best_penalties(scores, alphas)
-    return alpha, score, *ridge(gram, Y, alpha, rows=rows, target_batch=target_batch)
+    return alpha, score, *ridge(gram, Y, alpha, subset=subset, target_batch=target_batch)
 
 
 def fold_scores(
@@ -83,10 +90,7 @@ def fold_scores(
     """Score like `cross_validated_scores`, from one decomposition of all stimuli where that costs less."""
     if not _from_one_decomposition(gram, splits, rows, len(alphas)):
         return cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
-    subset = gram.decompose(rows)
-    responses = ScaledResponses(gram, Y, rows, target_batch)
-    table = DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch)
-    return _every(table, _latent(subset, responses, target_batch), len(alphas))
+    return _scores_by_deletion(gram.decompose(rows), Y, alphas, splits, scoring, target_batch, False)
 
 
 def climb(
@@ -132,31 +136,22 @@ def _around(rank: np.ndarray, n_alphas: int) -> np.ndarray:
     return np.abs(np.arange(n_alphas)[:, None] - rank) <= 1
 
 
-def _fit_by_deletion(gram, Y, alphas, splits, rows, scoring, target_batch, reduced) -> Fitted:
-    subset = gram.decompose(rows)
-    responses = ScaledResponses(gram, Y, rows, target_batch)
+def _scores_by_deletion(subset, Y, alphas, splits, scoring, target_batch, reduced) -> np.ndarray:
+    responses = ScaledResponses(subset.gram, Y, subset.rows, target_batch)
     latent = _latent(subset, responses, target_batch)
     table = DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch)
-    if reduced:
-        guess = _guess_all(subset, responses, alphas, latent, target_batch)
-        keep = max(1, int(Y.nbytes // (4 * len(rows) ** 2)))
-        matrices = lru_cache(maxsize=keep)(table.matrices)
-        scores = climb(
-            guess, alphas, lambda position, chosen: table.score(matrices(position), chosen, latent)
-        )
-        matrices.cache_clear()
-    else:
-        scores = _every(table, latent, len(alphas))
-    alpha, score = best_penalties(scores, alphas)
-    solution = RidgeSolution(subset, responses)
-    for part in batches(responses.n_targets, target_batch):
-        solution.solve(part, responses.values(rows, part), alpha[part], latent[:, part])
-    return alpha, score, *solution.finish()
+    if not reduced:
+        columns = np.arange(latent.shape[1])
+        return np.stack([table.score(table.matrices(place), columns, latent) for place in range(len(alphas))])
+    guess = _guess_all(subset, responses, alphas, latent, target_batch)
+    keep = max(1, int(Y.nbytes // (4 * len(subset.rows) ** 2)))  # as many as are no larger than Y
+    matrices = lru_cache(maxsize=keep)(table.matrices)
+    return climb(guess, alphas, lambda place, chosen: table.score(matrices(place), chosen, latent))
 
 
-def _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch) -> Fitted:
+def _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch, consume) -> Fitted:
     folds = [HeldOut(gram.decompose(train), test, alphas) for train, test in splits]
-    subset = gram.decompose(rows)
+    subset = gram.decompose(rows, consume=consume)
     responses = ScaledResponses(gram, Y, rows, target_batch)
     solution = RidgeSolution(subset, responses)
     closed = ClosedForm(subset, responses, alphas, method="gcv", scoring="r2")
@@ -196,11 +191,6 @@ def _guess_all(subset, responses, alphas, latent, target_batch) -> np.ndarray:
     parts = batches(responses.n_targets, target_batch)
     scores = [closed.scores(p, responses.values(subset.rows, p), latent[:, p]) for p in parts]
     return np.argmax(np.concatenate(scores, axis=1), axis=0)
-
-
-def _every(table: DeletionScores, latent: Any, n_alphas: int) -> np.ndarray:
-    columns = np.arange(latent.shape[1])
-    return np.stack([table.score(table.matrices(position), columns, latent) for position in range(n_alphas)])
 
 
 def _from_one_decomposition(

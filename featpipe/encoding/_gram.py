@@ -32,7 +32,8 @@ from featpipe.encoding._arrays import (
     to_numpy,
 )
 
-_CHUNK_VALUES = 1 << 22  # values turned to float64 at a time: 32 MiB
+_CHUNK_VALUES = 1 << 19  # values turned to float64 at a time: 4 MiB
+_LEAST_ROWS = 512  # at a time all the same: fewer multiply slowly
 
 Columns = Callable[[], Iterator[tuple[slice, Any]]]
 
@@ -158,9 +159,19 @@ class GramStatistics:
         """Whether the features are read in blocks of columns, and better only once."""
         return self._columns is not None
 
-    def decompose(self, rows: np.ndarray) -> Subset:
-        """Decompose some stimuli: their features, centred on their own weighted mean."""
-        return _PrimalSubset(self, rows) if self.primal else _DualSubset(self, rows)
+    def decompose(self, rows: np.ndarray, *, consume: bool = False) -> Subset:
+        """Decompose some stimuli: their features, centred on their own weighted mean.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+        consume : bool
+            Do so in the memory of `matrix`, which is gone afterwards: for the last subset.
+        """
+        subset = _PrimalSubset(self, rows, consume) if self.primal else _DualSubset(self, rows, consume)
+        if consume:
+            del self.matrix
+        return subset
 
     def columns(self) -> Iterator[tuple[slice, Any]]:
         """Yield (slice of the features, their columns: array of shape (n_stimuli, width)), uncentred."""
@@ -170,13 +181,18 @@ class GramStatistics:
         for part in _parts(self.n_features, self.n_stimuli):
             yield part, self.X[:, part]
 
-    def feature_gram(self, rows: np.ndarray) -> Any:
-        """Return ``Σ w (x - origin)(x - origin)'`` over some stimuli, (n_features, n_features), float64."""
+    def feature_gram(self, rows: np.ndarray, *, consume: bool = False) -> Any:
+        """Return ``Σ w (x - origin)(x - origin)'`` over some stimuli, (n_features, n_features), float64.
+
+        A new array, or `matrix` itself where it may be consumed.
+        """
         left_out = np.setdiff1d(np.arange(self.n_stimuli), rows)
         if len(left_out) + len(np.unique(rows)) != self.n_stimuli or len(np.unique(rows)) != len(rows):
             return self._feature_gram(rows)  # repeated rows: nothing to subtract from
         if len(left_out) > len(rows):
             return self._feature_gram(rows)
+        if not len(left_out):
+            return self.matrix if consume else double(self.matrix)
         return self.matrix - self._feature_gram(left_out)
 
     def centred(self, rows: np.ndarray) -> Iterator[tuple[slice, Any]]:
@@ -212,12 +228,12 @@ class Subset(ABC):
     decomposition : Decomposition
     """
 
-    def __init__(self, gram: GramStatistics, rows: np.ndarray) -> None:
+    def __init__(self, gram: GramStatistics, rows: np.ndarray, consume: bool = False) -> None:
         self.gram = gram
         self.rows = rows
         self.weight = take(gram.weight, rows)
         self.total = float(self.weight.sum())
-        self.decomposition = self._decompose()
+        self.decomposition = self._decompose(consume)
         self._single: Any = None
 
     def left(self, dtype: Any) -> Any:
@@ -238,7 +254,7 @@ class Subset(ABC):
         return 0.0
 
     @abstractmethod
-    def _decompose(self) -> Decomposition: ...
+    def _decompose(self, consume: bool) -> Decomposition: ...
 
     @abstractmethod
     def project(self, rows: np.ndarray) -> Any:
@@ -265,19 +281,23 @@ class Subset(ABC):
 
 
 class _PrimalSubset(Subset):
-    def _decompose(self) -> Decomposition:
+    def _decompose(self, consume: bool) -> Decomposition:
         gram = self.gram
         self._shift = like(np.zeros(gram.n_features), gram.X)  # mean of these rows less the origin
         if gram.center:
             for part, chunk in gram.centred(self.rows):
                 self._shift += self.weight[part] @ chunk / self.total
-        matrix = gram.feature_gram(self.rows) - self.total * (self._shift[:, None] * self._shift)
+        matrix = gram.feature_gram(self.rows, consume=consume)
+        matrix -= self.total * (self._shift[:, None] * self._shift)
         eigenvalues, self._right = eigh(matrix, overwrite=True)
         eigenvalues, scale = _eigenvalues(eigenvalues, len(self.rows))
         left = like(np.empty((len(self.rows), len(scale))), gram.X)
         for part, chunk in gram.centred(self.rows):
             chunk -= self._shift
-            left[part] = (chunk @ self._right) / scale * self.weight[part, None]
+            projected = chunk @ self._right
+            projected /= scale
+            projected *= self.weight[part, None]
+            left[part] = projected
         return Decomposition(left, eigenvalues, scale)
 
     def project(self, rows: np.ndarray) -> Any:
@@ -299,11 +319,14 @@ class _PrimalSubset(Subset):
 class _DualSubset(Subset):
     _mean: Any = None
 
-    def _decompose(self) -> Decomposition:
+    def _decompose(self, consume: bool) -> Decomposition:
         root = self.weight**0.5
-        kernel = self._centred_kernel(self.rows)
-        kernel *= root
-        kernel *= root[:, None]
+        self._row_norm = self._largest_row()
+        everything = np.array_equal(self.rows, np.arange(self.gram.n_stimuli))
+        kernel = self._centred_kernel(self.rows, self.gram.matrix if consume and everything else None)
+        if bool((self.weight != 1).any()):
+            kernel *= root
+            kernel *= root[:, None]
         eigenvalues, left = eigh(kernel, overwrite=True)
         eigenvalues, scale = _eigenvalues(eigenvalues, len(self.rows))
         left *= root[:, None]
@@ -315,7 +338,7 @@ class _DualSubset(Subset):
     def right(self) -> Any:
         gram = self.gram
         scaled = self._stimulus_weights(self.decomposition.left / self.decomposition.scale)
-        right = like(np.empty((gram.n_features, len(self.rows)), dtype=_numpy_dtype(gram.dtype)), gram.matrix)
+        right = like(np.empty((gram.n_features, len(self.rows)), dtype=_numpy_dtype(gram.dtype)), gram.weight)
         for part, block in gram.columns():
             chunk = double(take(block, self.rows))
             if gram.center:
@@ -325,7 +348,7 @@ class _DualSubset(Subset):
 
     def mean(self) -> Any:
         if self._mean is None:
-            mean = like(np.zeros(self.gram.n_features), self.gram.matrix)
+            mean = like(np.zeros(self.gram.n_features), self.gram.weight)
             if self.gram.center:
                 for part, block in self.gram.columns():
                     mean[part] = column_means(take(like(block, mean), self.rows), self.weight)
@@ -357,9 +380,7 @@ class _DualSubset(Subset):
         return latent
 
     def row_norm(self) -> float:
-        gram, xp = self.gram, array_namespace(self.gram.matrix)
-        offset = 0.0 if gram.streamed else float(gram.origin @ gram.origin) ** 0.5
-        return float(xp.max(xp.linalg.diagonal(gram.matrix))) ** 0.5 + offset
+        return self._row_norm
 
     def _stimulus_weights(self, dual: Any) -> Any:
         """Make weights of stimuli sum to 0, in place, so that the features need no centring."""
@@ -368,17 +389,24 @@ class _DualSubset(Subset):
             dual -= share[:, None] * dual.sum(0)
         return dual
 
-    def _centred_kernel(self, rows: np.ndarray) -> Any:
-        """Return inner products of `rows` and ours, both less our mean: (len(rows), n_rows)."""
-        kernel = submatrix(self.gram.matrix, rows, self.rows)
+    def _centred_kernel(self, rows: np.ndarray, kernel: Any = None) -> Any:
+        """Return inner products of `rows` and ours, both less our mean: (len(rows), n_rows); in place if given."""
+        kernel = submatrix(self.gram.matrix, rows, self.rows) if kernel is None else kernel
         if not self.gram.center:
             return kernel
         share = self.weight / self.total
         own = kernel if rows is self.rows else submatrix(self.gram.matrix, self.rows, self.rows)
         ours = own @ share
-        kernel -= (kernel @ share)[:, None] + ours
+        theirs = kernel @ share
+        kernel -= theirs[:, None]
+        kernel -= ours
         kernel += share @ ours
         return kernel
+
+    def _largest_row(self) -> float:
+        gram, xp = self.gram, array_namespace(self.gram.matrix)
+        offset = 0.0 if gram.streamed else float(gram.origin @ gram.origin) ** 0.5
+        return float(xp.max(xp.linalg.diagonal(gram.matrix))) ** 0.5 + offset
 
 
 def column_means(X: Any, weight: Any) -> Any:
@@ -413,5 +441,5 @@ def _negligible(eigenvalues: Any, n_stimuli: int) -> float:
 
 
 def _parts(length: int, width: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_VALUES // max(1, width))
+    step = max(_LEAST_ROWS, _CHUNK_VALUES // max(1, width))
     return (slice(start, min(start + step, length)) for start in range(0, length, step))

@@ -20,6 +20,7 @@ from featpipe.encoding._arrays import (
 )
 from featpipe.encoding._gram import GramStatistics
 
+_LEAST_BATCH = 128  # fewer targets at a time multiply slowly
 _CONSTANT = 1e-13  # deviations from the mean that are rounding, relative to the largest response
 
 
@@ -82,8 +83,9 @@ class ScaledResponses:
 
 
 def batches(n_targets: int, target_batch: int) -> Iterator[slice]:
-    """Yield slices of at most `target_batch` targets."""
-    return (slice(start, min(start + target_batch, n_targets)) for start in range(0, n_targets, target_batch))
+    """Yield slices of at most `target_batch` targets, and of few enough that a batch is a small part of all."""
+    step = min(target_batch, max(_LEAST_BATCH, n_targets // 16))
+    return (slice(start, min(start + step, n_targets)) for start in range(0, n_targets, step))
 
 
 def scatter_about_mean(values: Any, weight: Any) -> tuple[Any, Any, Any]:

@@ -34,13 +34,18 @@ class Search:
     precision: str
     target_batch: int
 
-    def fit(self, gram: GramStatistics, Y: Any, rows: np.ndarray, targets: np.ndarray) -> Fitted:
+    def fit(
+        self, gram: GramStatistics, Y: Any, rows: np.ndarray, targets: np.ndarray, *, consume: bool = False
+    ) -> Fitted:
         """Choose a penalty per target and solve: alpha, score, coef, intercept of targets that have `rows`."""
         common: dict[str, Any] = {"scoring": self.scoring, "target_batch": self.target_batch}
         if isinstance(self.splits, str):
-            return closed_form_fit(gram.decompose(rows), Y, self.alphas, method=self.splits, **common)
+            subset = gram.decompose(rows, consume=consume)
+            return closed_form_fit(subset, Y, self.alphas, method=self.splits, **common)
         splits = present_splits(self.splits, rows, targets)
-        return fit_by_folds(gram, Y, self.alphas, splits, rows=rows, precision=self.precision, **common)
+        return fit_by_folds(
+            gram, Y, self.alphas, splits, rows=rows, precision=self.precision, consume=consume, **common
+        )
 
     def scores(self, gram: GramStatistics, Y: Any, rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Score every penalty for targets that have `rows`: ndarray of shape (n_alphas, n_targets)."""

@@ -1,10 +1,17 @@
-"""Ridge against scikit-learn and himalaya: the same penalties, folds and targets, all in one run.
+"""Ridge against himalaya and scikit-learn: the same penalties, folds and targets, all in one run.
 
-Run ``python tests/benchmarks/bench_ridge.py [--repeats N] [--quick]``. Times are medians of interleaved
-runs, ratios are medians of the ratios within a round; memory is the peak of a child process less what it
-held before the fit. Every solver of himalaya runs once, its fastest in all rounds; the line that compares
-featpipe with itself is the noise of this machine. scikit-learn, which fits each penalty anew, runs once on
-fewer features than stimuli and a tenth of the targets, against ours on the same.
+Run ``python tests/benchmarks/bench_ridge.py [--repeats N] [--quick] [--shape N P T] [--device cuda]``. Times are
+medians of interleaved rounds, ratios medians of the ratios within a round. Every solver of himalaya on every backend
+runs once (on a tenth of the targets where there are 10 000 or more), and the fastest in all rounds. featpipe's K-fold
+search has himalaya's folds; GCV and leave-one-out, which himalaya lacks, are timed against its K-fold search too.
+
+``Δcoef`` is the worst relative difference of coefficients where the penalty is the same, ``Δscore`` the worst
+difference of the scores reached: of the exact search from himalaya's, of the reduced one from the exact one. Memory is
+the peak of a child process less what it held before the fit, beside 1.5 × (X + Y + one Gram matrix); on a GPU, the peak
+of its allocations. scikit-learn, which fits each penalty anew, runs once on a tenth of the targets, against ours on the
+same.
+
+Needs NumPy, SciPy, scikit-learn, array-api-compat, rfc8785, himalaya and, for its torch backends and a GPU, torch.
 """
 
 from __future__ import annotations
@@ -15,6 +22,8 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
@@ -26,8 +35,14 @@ from sklearn.model_selection import KFold
 from featpipe.encoding import RidgeEncoder
 
 ALPHAS = np.logspace(-1, 8, 13)
-SHAPES = [(2000, 768, 5000), (2000, 4096, 5000)]
+SHAPES = [(2000, 768, 5000), (2000, 4096, 5000), (9000, 1024, 20000)]
 FOLDS = KFold(5, shuffle=True, random_state=0)
+OURS = {
+    "featpipe": {},
+    "featpipe reduced": {"search_precision": "reduced"},
+    "featpipe gcv": {"cv": "gcv"},
+    "featpipe loo": {"cv": "loo"},
+}
 
 
 def problem(n_stimuli: int, n_features: int, n_targets: int):
@@ -41,9 +56,9 @@ def problem(n_stimuli: int, n_features: int, n_targets: int):
     return X, Y
 
 
-def fit_featpipe(X, Y):
+def fit_featpipe(X, Y, device: str = "cpu", **params):
     """Return penalties, inner scores and coefficients (n_targets, n_features)."""
-    model = RidgeEncoder(alphas=ALPHAS, cv=FOLDS).fit(X, Y)
+    model = RidgeEncoder(alphas=ALPHAS, device=device, **({"cv": FOLDS} | params)).fit(X, Y)
     return model.alpha_, model.best_score_, model.coef_
 
 
@@ -62,81 +77,110 @@ def _score(X, Y, alpha, train, test):
     return r2_score(Y[test], model.predict(X[test]), multioutput="raw_values")
 
 
-def _himalaya(estimator, **solver):
+def fit_himalaya(X, Y, backend: str, kernel: bool):
+    """himalaya's primal solver, or its dual one on centred data (it has no intercept for a fold of a linear kernel)."""
+    from himalaya.backend import set_backend
+    from himalaya.kernel_ridge import KernelRidgeCV
+    from himalaya.ridge import RidgeCV
     from himalaya.scoring import r2_score as himalaya_r2
 
-    return estimator(alphas=ALPHAS, cv=FOLDS, solver_params={"score_func": himalaya_r2, **solver})
+    arrays = set_backend(backend)
+    solver = {"score_func": himalaya_r2, "n_targets_batch": 1024}
+    common = {"alphas": ALPHAS, "cv": FOLDS, "solver_params": solver}
+    if kernel:
+        X, Y = (arrays.asarray(values - values.mean(axis=0)) for values in (X, Y))
+        model = KernelRidgeCV(**common).fit(X, Y)
+        coef = model.get_primal_coef(X)
+    else:
+        model = RidgeCV(**common, fit_intercept=True).fit(arrays.asarray(X), arrays.asarray(Y))
+        coef = model.coef_
+    found = (model.best_alphas_, model.cv_scores_, coef)
+    alpha, score, coef = (np.asarray(arrays.to_cpu(values)) for values in found)
+    return alpha, score.ravel(), coef.T
 
 
-def fit_himalaya_ridge(X, Y):
-    """himalaya's primal solver."""
-    from himalaya.ridge import RidgeCV
-
-    model = _himalaya(RidgeCV, n_targets_batch=1024).set_params(fit_intercept=True).fit(X, Y)
-    return model.best_alphas_, np.ravel(model.cv_scores_), model.coef_.T
-
-
-def fit_himalaya_kernel(X, Y):
-    """himalaya's dual solver, on centred data because it has no intercept for a linear kernel's fold."""
-    from himalaya.kernel_ridge import KernelRidgeCV
-
-    X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
-    model = _himalaya(KernelRidgeCV, n_targets_batch=1024).fit(X, Y)
-    return model.best_alphas_, np.ravel(model.cv_scores_), model.get_primal_coef(X).T
+def himalayas(device: str) -> dict:
+    """Return himalaya's solvers on the backends of a device, by name."""
+    if device != "cpu":
+        backends = ["torch_cuda"]
+    else:
+        backends = ["numpy", "torch"] if find_spec("torch") else ["numpy"]
+    return {
+        f"himalaya {'Kernel' * kernel}RidgeCV {backend}": partial(
+            fit_himalaya, backend=backend, kernel=kernel
+        )
+        for backend in backends
+        for kernel in (False, True)
+    }
 
 
-SKLEARN = "scikit-learn (a tenth)"
-FITS = {
-    "featpipe": fit_featpipe,
-    "himalaya RidgeCV": fit_himalaya_ridge,
-    "himalaya KernelRidgeCV": fit_himalaya_kernel,
-    SKLEARN: fit_sklearn,
-}
+def fits(device: str) -> dict:
+    """Return everything that is timed, by name."""
+    ours = {name: partial(fit_featpipe, device=device, **params) for name, params in OURS.items()}
+    return {**ours, **himalayas(device), "scikit-learn (a tenth)": fit_sklearn}
 
 
-def timed(name: str, X, Y) -> tuple[float, tuple]:
-    """Return the seconds of a fit and what it found."""
+def timed(fit, X, Y, device: str) -> tuple[float, tuple]:
+    """Return the seconds of a fit, its results on the processor, and what it found."""
     start = time.perf_counter()
-    found = FITS[name](X, Y)
+    found = fit(X, Y)
+    if device != "cpu":
+        import torch
+
+        torch.cuda.synchronize()
     return time.perf_counter() - start, found
 
 
-def interleaved(X, Y, repeats: int) -> dict[str, list[tuple[float, float, tuple, tuple]]]:
-    """Return rounds of (seconds, our seconds, found, found by ours) of every fit."""
-    few = Y[:, : Y.shape[1] // 10]
-    own = timed("featpipe", X, Y)
-    rounds = {name: [_pair(timed(name, X, Y), own)] for name in FITS if name != SKLEARN}
-    if X.shape[1] < X.shape[0]:
-        rounds[SKLEARN] = [_pair(timed(SKLEARN, X, few), timed("featpipe", X, few))]
-    fastest = fastest_himalaya(rounds)
-    for _ in range(repeats - 1):
-        rounds[fastest].append(_pair(timed(fastest, X, Y), timed("featpipe", X, Y)))
-    return rounds
+def fastest_himalaya(X, Y, device: str) -> str:
+    """Return the solver of himalaya that takes least."""
+    few = Y if Y.shape[1] < 10_000 else Y[:, : Y.shape[1] // 10]
+    seconds = {}
+    for name, fit in himalayas(device).items():
+        if device != "cpu":
+            timed(fit, X[:100], few[:100, :10], device)  # libraries are loaded on first use
+        seconds[name] = timed(fit, X, few, device)[0]
+    print("  ".join(f"{name}: {value:.2f} s" for name, value in seconds.items()), flush=True)
+    return min(seconds, key=seconds.__getitem__)
 
 
-def fastest_himalaya(rounds) -> str:
-    """Return the solver of himalaya that took least in the first round."""
-    return min((name for name in rounds if "himalaya" in name), key=lambda name: rounds[name][0][0])
+def rounds(
+    names: list[str], X, Y, repeats: int, device: str
+) -> tuple[dict[str, list[float]], dict[str, tuple]]:
+    """Run everything in turn, several times; return seconds of every round, and what was found in the last."""
+    every = fits(device)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    found = {}
+    for name in names if device != "cpu" else ():
+        timed(every[name], X[:100], Y[:100, :10], device)
+    for _ in range(repeats):
+        for name in names:
+            took, found[name] = timed(every[name], X, Y, device)
+            seconds[name].append(took)
+    return seconds, found
 
 
-def _pair(theirs, ours):
-    return theirs[0], ours[0], theirs[1], ours[1]
-
-
-def peak_memory(name: str, shape: tuple[int, int, int]) -> float:
+def peak_memory(name: str, shape: tuple[int, int, int], device: str) -> float:
     """Return what a fit adds to the peak memory of a fresh process, in MiB."""
-    command = [sys.executable, __file__, "--child", name, "--shape", *map(str, shape)]
+    command = [sys.executable, __file__, "--child", name, "--device", device, "--shape", *map(str, shape)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def child(name: str, shape: tuple[int, int, int]) -> None:
+def child(name: str, shape: tuple[int, int, int], device: str) -> None:
     """Fit once and print by how much the peak passes what was held before, in MiB (Linux)."""
     X, Y = problem(*shape)
-    FITS[name](X[:50, :5], Y[:50, :2])  # imports and thread pools
+    fit = fits(device)[name]
+    fit(X[:100, :5], Y[:100, :2])  # imports and thread pools
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        fit(X, Y)
+        print(json.dumps(torch.cuda.max_memory_allocated() / 2**20))
+        return
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the data
     before = _peak()
-    FITS[name](X, Y)
+    fit(X, Y)
     print(json.dumps(_peak() - before))
 
 
@@ -146,46 +190,73 @@ def _peak() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def report(shape: tuple[int, int, int], repeats: int) -> None:
+def report(shape: tuple[int, int, int], repeats: int, device: str) -> None:
     """Print the table of one shape."""
     X, Y = problem(*shape)
-    measured = interleaved(X, Y, repeats)
-    memory = {name: peak_memory(name, shape) for name in ("featpipe", fastest_himalaya(measured))}
-    data = (X.nbytes + Y.nbytes) / 2**20
-    print(f"\n{shape[0]} stimuli × {shape[1]} features → {shape[2]} targets; X and Y are {data:.0f} MiB")
-    print(f"{'':24}{'seconds':>9}{'ours':>9}{'ratio':>8}{'MiB':>8}{'Δcoef':>10}{'Δscore':>10}{'same α':>8}")
-    for name, rounds in measured.items():
-        seconds, ours, found, own = zip(*rounds, strict=True)
-        ratio = median(a / b for a, b in zip(seconds, ours, strict=True))
+    gram = 8 * min(shape[:2]) ** 2
+    limit = 1.5 * (X.nbytes + Y.nbytes + gram) / 2**20
+    print(f"\n{shape[0]} stimuli × {shape[1]} features → {shape[2]} targets, on {device}")
+    peer = fastest_himalaya(X, Y, device)
+    names = [peer, *OURS]
+    seconds, found = rounds(names, X, Y, repeats, device)
+    print(
+        f"{'':34}{'seconds':>9}{'ratio':>8}{'MiB':>8}{'of limit':>10}{'Δcoef':>10}{'Δscore':>10}{'same α':>8}"
+    )
+    for name in names:
+        ratio = median(theirs / own for theirs, own in zip(seconds[peer], seconds[name], strict=True))
+        memory = peak_memory(name, shape, device)
         print(
-            f"{name:24}{median(seconds):9.2f}{median(ours):9.2f}{ratio:8.2f}"
-            f"{memory.get(name, np.nan):8.0f}{difference(found[-1], own[-1])}",
+            f"{name:34}{median(seconds[name]):9.2f}{ratio:8.2f}{memory:8.0f}{memory / limit:10.2f}"
+            f"{differences(name, found, peer)}",
             flush=True,
         )
 
 
-def difference(found, own) -> str:
-    """Return the worst relative difference of coefficients at equal penalties, of scores, and their share."""
-    (alpha, score, coef), (own_alpha, own_score, own_coef) = found, own
-    same = np.isclose(alpha, own_alpha)
-    error = np.linalg.norm(coef - own_coef, axis=1) / np.linalg.norm(own_coef, axis=1)
-    return f"{error[same].max():10.1e}{np.abs(score - own_score).max():10.1e}{same.mean():8.4f}"
+def report_sklearn(shape: tuple[int, int, int]) -> None:
+    """Print one line: scikit-learn on a tenth of the targets."""
+    X, Y = problem(*shape)
+    few = Y[:, : Y.shape[1] // 10]
+    theirs, found = timed(fit_sklearn, X, few, "cpu")
+    own, ours = timed(fit_featpipe, X, few, "cpu")
+    print(f"scikit-learn, a tenth of the targets: {theirs:.2f} s, ours {own:.2f} s{_difference(ours, found)}")
+
+
+def differences(name: str, found: dict[str, tuple], peer: str) -> str:
+    """Return how what was found differs: from himalaya, or for a closed form in penalties from the exact search."""
+    reference = {peer: "featpipe", "featpipe": peer}.get(name, "featpipe")
+    if name in ("featpipe gcv", "featpipe loo"):
+        return f"{'':20}{np.isclose(found[name][0], found[reference][0]).mean():8.4f}"
+    return _difference(found[name], found[reference])
+
+
+def _difference(one: tuple, other: tuple) -> str:
+    (alpha, score, coef), (other_alpha, other_score, other_coef) = one, other
+    same = np.isclose(alpha, other_alpha)
+    error = np.linalg.norm(coef - other_coef, axis=1) / np.linalg.norm(other_coef, axis=1)
+    return f"{error[same].max():10.1e}{np.abs(score - other_score).max():10.1e}{same.mean():8.4f}"
 
 
 def main() -> None:
     """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a tenth of the targets")
-    parser.add_argument("--child", choices=FITS)
-    parser.add_argument("--shape", type=int, nargs=3)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--shape", type=int, nargs=3, help="stimuli, features and targets of one table")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # himalaya's and scikit-learn's, on small eigenvalues
     if arguments.child:
-        child(arguments.child, tuple(arguments.shape))
+        child(arguments.child, tuple(arguments.shape), arguments.device)
         return
-    for n_stimuli, n_features, n_targets in SHAPES:
-        report((n_stimuli, n_features, n_targets // (10 if arguments.quick else 1)), arguments.repeats)
+    shapes = [tuple(arguments.shape)] if arguments.shape else SHAPES
+    for n_stimuli, n_features, n_targets in shapes:
+        shape = (n_stimuli, n_features, n_targets // (10 if arguments.quick else 1))
+        report(shape, arguments.repeats, arguments.device)
+        if arguments.device == "cpu" and shape[1] < shape[0] <= 2000:
+            report_sklearn(shape)
 
 
 if __name__ == "__main__":
