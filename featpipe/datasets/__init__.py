@@ -7,7 +7,7 @@ from featpipe.datasets._dataset import Dataset
 from featpipe.datasets._load import KINDS, is_data, load_dataset, load_stimuli, parse_data, subjects_of
 from featpipe.datasets._rdm_dataset import RDMDataset
 from featpipe.datasets._regions import REGIONS, default_masks, group_masks, region_order
-from featpipe.datasets._responses import Responses
+from featpipe.datasets._responses import Responses, fingerprint
 from featpipe.datasets._subjects import EVERYONE, pick_subjects
 from featpipe.datasets._synthetic import colour_fields, make_synthetic_subject, simulate_responses
 
@@ -21,6 +21,7 @@ __all__ = [
     "algonauts2023_vertices",
     "colour_fields",
     "default_masks",
+    "fingerprint",
     "group_masks",
     "is_data",
     "load_dataset",

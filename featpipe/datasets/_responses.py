@@ -38,6 +38,11 @@ class Responses:
     def __init__(self, path: str | os.PathLike[str], rows: Any = None, columns: Any = None) -> None:
         self.path = os.path.abspath(path)
         whole = _mapped(self.path)
+        stat = os.stat(self.path)
+        self._stamp = (
+            stat.st_size,
+            stat.st_mtime_ns,
+        )  # whoever remembers by what we pickle to sees another file
         self.dtype = whole.dtype
         self._stored = whole.shape
         self._rows = _chosen(rows, whole.shape[0], "rows")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import shutil
@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import featpipe
-from featpipe.datasets import Responses
+from featpipe.datasets import Responses, fingerprint
 from featpipe.errors import MissingDependency, RecipeError, RequestError, WorkError
 from featpipe.memory import available_memory
 
@@ -217,13 +217,11 @@ def _sent(y: Any, scratch: Path) -> Any:
 
 def _check_workers(client: Any, scratch: Path, cache: str, y: Any) -> None:
     """Refuse workers that would compute something else: of another version, or with other files under our paths."""
-    token = scratch / "token"
-    token.write_text(os.urandom(16).hex())
-    seen = {str(token): token.read_text(), cache: _listing(cache)}
-    if isinstance(y, Responses):
-        seen[y.path] = y.fingerprint
-    found = client.run(_look, seen, featpipe.__version__, on_error="return")
-    for worker, problem in found.items():
+    seen = scratch / "seen.json"
+    folders = {cache: _names(cache)} if os.path.isdir(cache) else {}
+    files = {y.path: y.fingerprint} if isinstance(y, Responses) else {}
+    seen.write_text(json.dumps({"version": featpipe.__version__, "folders": folders, "files": files}))
+    for worker, problem in client.run(_look, str(seen), on_error="return").items():
         if problem is not None:
             raise RequestError(
                 f"Worker {worker} cannot take part: {problem}. Workers need this version of featpipe, and the run's "
@@ -231,29 +229,24 @@ def _check_workers(client: Any, scratch: Path, cache: str, y: Any) -> None:
             )
 
 
-def _look(seen: dict[str, str], version: str) -> str | None:
-    """Say what a worker lacks."""
-    if version != featpipe.__version__:
-        return f"it has featpipe {featpipe.__version__}, not {version}"
-    for path, expected in seen.items():
-        try:
-            found = _listing(path) if os.path.isdir(path) else _content(path)
-        except (OSError, ValueError) as error:
-            return f"it does not see {path} ({error})"
-        if found != expected:
-            return f"{path} is something else there"
-    return None
+def _look(path: str) -> str | None:
+    """Say what a worker lacks of what was seen where the run began."""
+    try:
+        seen = json.loads(Path(path).read_text())
+        if seen["version"] != featpipe.__version__:
+            return f"it has featpipe {featpipe.__version__}, not {seen['version']}"
+        other = [folder for folder, names in seen["folders"].items() if not set(names) <= set(_names(folder))]
+        other += [file for file, expected in seen["files"].items() if fingerprint(file) != expected]
+    except OSError as error:
+        return f"it does not see a file ({error})"
+    return f"{other[0]} is something else there" if other else None
 
 
-def _content(path: str) -> str:
-    from featpipe.datasets._responses import fingerprint
-
-    return fingerprint(path) if path.endswith(".npy") else Path(path).read_text()
-
-
-def _listing(folder: str) -> str:
-    """Return a digest of the names in a folder."""
-    return hashlib.sha256("\n".join(sorted(os.listdir(folder))).encode()).hexdigest()
+def _names(folder: str) -> list[str]:
+    """Return what is in a folder and in its folders: of a cache the keys, which tell the content."""
+    return sorted(
+        str(path.relative_to(folder)) for pattern in ("*", "*/*") for path in Path(folder).glob(pattern)
+    )
 
 
 def _described(client: Any) -> dict[str, Any]:

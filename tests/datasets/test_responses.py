@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, RegressorMixin, clone
@@ -119,6 +121,14 @@ def test_equality_is_of_content(y, matrix, tmp_path):
     assert elsewhere != y
     assert y[:5] != y[:6]
     assert y.fingerprint != elsewhere.fingerprint
+
+
+def test_what_is_remembered_by_hash_is_not_remembered_of_another_file(y, matrix):
+    before = joblib.hash(y)
+    assert joblib.hash(Responses(y.path)) == before != joblib.hash(y[:5])
+    np.save(y.path, matrix + 1)
+    os.utime(y.path, (1, 1))
+    assert joblib.hash(Responses(y.path)) != before
 
 
 def test_a_map_of_a_file_is_found_again(y, matrix):

@@ -19,7 +19,7 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, KFold
 
 from featpipe.cli import main
-from featpipe.datasets import Responses
+from featpipe.datasets import Responses, fingerprint
 from featpipe.encoding import RidgeEncoder
 from featpipe.errors import MissingDependency, RecipeError, RequestError, WorkError
 from featpipe.model_selection import evaluate
@@ -266,12 +266,21 @@ def test_a_worker_of_another_version_is_named(place, study, monkeypatch):
 
 
 def test_what_a_worker_does_not_see_is_named(tmp_path):
-    np.save(tmp_path / "there.npy", np.zeros(4))
-    seen = {str(tmp_path / "there.npy"): "another", str(tmp_path / "away.npy"): ""}
-    version = _workers.featpipe.__version__
-    assert "is something else there" in _workers._look(seen, version)
-    assert "does not see" in _workers._look({str(tmp_path / "away.npy"): ""}, version)
-    assert _workers._look({str(tmp_path): _workers._listing(str(tmp_path))}, version) is None
+    file, folder, seen = tmp_path / "there.npy", tmp_path / "cache", tmp_path / "seen.json"
+    np.save(file, np.zeros(4))
+    (folder / "arrays" / "key").mkdir(parents=True)
+
+    def look(**changes):
+        same = {"folders": {str(folder): ["arrays", "arrays/key"]}, "files": {str(file): fingerprint(file)}}
+        seen.write_text(json.dumps({"version": _workers.featpipe.__version__, **same, **changes}))
+        return _workers._look(str(seen))
+
+    assert look() is None
+    (folder / "arrays" / "newer").mkdir()
+    assert look() is None
+    assert "cache is something else there" in look(folders={str(folder): ["arrays/another"]})
+    assert "there.npy is something else there" in look(files={str(file): "another"})
+    assert "does not see a file" in look(files={str(tmp_path / "away.npy"): ""})
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_named(study, tmp_path, monkeypatch):
