@@ -6,7 +6,7 @@ import torch
 
 from featpipe.tuning._columns import Columns
 from featpipe.tuning._deep_module import DeepModule
-from featpipe.tuning._head import Head
+from featpipe.tuning._head import INITS, Head
 from featpipe.tuning._training import number, one_of, whole
 
 SHARES = ("roi", "all")
@@ -38,6 +38,9 @@ class DeepHead(Head):
         The report's.
     weight_decay, betas, batch_size, max_epochs, patience, min_epochs, validation_fraction, schedule, clip
         As in `LinearHead`; a batch has at least three stimuli.
+    init : {"zeros", "uniform"}
+        Last layers at the start: 0, so that the untrained network predicts the mean and held-out losses fall from
+        there; or as `torch.nn.Linear` draws them. All other weights are drawn.
     standardise, precision, seed, device
         As in `LinearHead`.
 
@@ -77,6 +80,7 @@ class DeepHead(Head):
         validation_fraction=0.1,
         schedule="step",
         clip=None,
+        init="zeros",
         standardise=True,
         precision="fp32",
         seed=0,
@@ -100,6 +104,7 @@ class DeepHead(Head):
         self.validation_fraction = validation_fraction
         self.schedule = schedule
         self.clip = clip
+        self.init = init
         self.standardise = standardise
         self.precision = precision
         self.seed = seed
@@ -107,6 +112,7 @@ class DeepHead(Head):
 
     def _architecture(self, X, columns: Columns):
         one_of("share", self.share, SHARES)
+        one_of("init", self.init, INITS)
         whole("n_blocks", self.n_blocks, 0)
         number("widening", self.widening, above=0.0)
         number("dropout", self.dropout, least=0.0, below=1.0)
@@ -117,6 +123,7 @@ class DeepHead(Head):
             "widening": float(self.widening),
             "residual": bool(self.residual),
             "dropout": float(self.dropout),
+            "zeros": self.init == "zeros",
         }
 
     def _build(self, columns: Columns, generator: torch.Generator | None) -> DeepModule:

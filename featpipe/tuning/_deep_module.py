@@ -28,6 +28,8 @@ class DeepModule(nn.Module):
     residual : bool
         Every second block adds to its input, keeps its width and drops nothing.
     dropout : float
+    zeros : bool
+        Begin with last layers of 0.
     generator : torch.Generator, optional
         Draws the weights; without it they are to be loaded.
     """
@@ -45,6 +47,7 @@ class DeepModule(nn.Module):
         widening: float,
         residual: bool,
         dropout: float,
+        zeros: bool,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class DeepModule(nn.Module):
             )
             self.blocks.append(made)
             width = wider
-        self.weight, self.bias = read_outs(columns, width, generator)
+        self.weight, self.bias = read_outs(columns, width, generator, zeros=zeros)
         self.register_buffer("column", torch.tensor(columns.column))
         self.register_buffer("part", torch.tensor(columns.part))
         self._sizes = columns.sizes.tolist()

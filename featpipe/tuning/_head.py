@@ -30,6 +30,7 @@ _TRAINING = (
     *("learning_rate", "decay", "decay_every", "schedule", "weight_decay", "betas", "batch_size"),
     *("max_epochs", "patience", "min_epochs", "clip", "precision", "seed", "device"),
 )
+INITS = ("zeros", "uniform")
 _FOR_X = {"dtype": np.float32, "ensure_min_samples": 2}
 _FOR_Y = {"dtype": [np.float64, np.float32], "ensure_2d": False, "ensure_all_finite": "allow-nan"}
 
@@ -79,6 +80,8 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         self.validation_rows_ = np.empty(0, dtype=np.intp) if held_out is None else held_out
         if ids is not None:
             self.validation_ids_ = ids[self.validation_rows_]
+        elif hasattr(self, "validation_ids_"):
+            del self.validation_ids_  # of an earlier fit
         state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self._keep_weights({name: value.detach().cpu().numpy() for name, value in state.items()}, columns)
         return self

@@ -7,11 +7,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from featpipe.tuning._columns import Columns
-from featpipe.tuning._head import Head
+from featpipe.tuning._head import INITS, Head
 from featpipe.tuning._linear_module import LinearModule
 from featpipe.tuning._training import one_of
-
-INITS = ("zeros", "uniform")
 
 
 class LinearHead(Head):
@@ -142,8 +140,7 @@ class LinearHead(Head):
         return {"n_features": X.shape[1]}
 
     def _build(self, columns: Columns, generator: torch.Generator | None) -> LinearModule:
-        drawn = generator if self.init == "uniform" else None
-        return LinearModule(columns, generator=drawn, **self.architecture_)
+        return LinearModule(columns, generator=generator, zeros=self.init == "zeros", **self.architecture_)
 
     def _check_batches(self, n_fitted: int) -> None:
         """Take batches of any size: nothing is normalised."""

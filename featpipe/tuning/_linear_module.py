@@ -15,9 +15,12 @@ Piece = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # predictions, their ta
 
 
 def read_outs(
-    columns: Columns, n_features: int, generator: torch.Generator | None
+    columns: Columns, n_features: int, generator: torch.Generator | None, *, zeros: bool
 ) -> tuple[nn.Parameter, nn.Parameter]:
     """Draw the weights (n_columns, n_features) and biases of a linear layer for each ROI, as it would be alone."""
+    if zeros:
+        n_columns = len(columns.column)
+        return nn.Parameter(torch.zeros(n_columns, n_features)), nn.Parameter(torch.zeros(n_columns))
     state = None if generator is None else generator.get_state()
     drawn = []
     for size in columns.sizes.tolist():
@@ -40,19 +43,20 @@ class LinearModule(nn.Module):
     ----------
     columns : Columns
     n_features : int
+    zeros : bool
+        Begin with weights of 0.
     generator : torch.Generator, optional
-        Draws the weights as `torch.nn.Linear` does; without it they are 0.
+        Draws the weights as `torch.nn.Linear` does; without it they are to be loaded.
     """
 
     column: torch.Tensor
     part: torch.Tensor
 
-    def __init__(self, columns: Columns, n_features: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, columns: Columns, n_features: int, *, zeros: bool, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
-        self.weight, self.bias = read_outs(columns, n_features, generator)
-        if generator is None:
-            nn.init.zeros_(self.weight)
-            nn.init.zeros_(self.bias)
+        self.weight, self.bias = read_outs(columns, n_features, generator, zeros=zeros)
         self.register_buffer("column", torch.tensor(columns.column))
         self.register_buffer("part", torch.tensor(columns.part))
 

@@ -149,7 +149,9 @@ def _mean(total: Any, weight: Any) -> np.ndarray:
 
 
 def _autocast(training: Training, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    # no cache of cast weights: it lives as long as the outermost context, here the whole training
+    low = training.precision == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False)
 
 
 def _seed(seed: int, epoch: int) -> int:

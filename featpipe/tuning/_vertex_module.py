@@ -64,6 +64,8 @@ class VertexModule(nn.Module):
         Add the input of every second convolution, from the second pair on, to its output.
     dropout : float
         After every second convolution.
+    zeros : bool
+        Begin with a last map of 0.
     vertices_per_step : int
     generator : torch.Generator, optional
         Draws the weights; without it they are to be loaded.
@@ -85,6 +87,7 @@ class VertexModule(nn.Module):
         n_convolutions: int,
         residual: bool,
         dropout: float,
+        zeros: bool,
         vertices_per_step: int,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -102,8 +105,8 @@ class VertexModule(nn.Module):
             VertexConvolution(n_rois, n_in, code.shape[1], n_out, generator)
             for n_in, n_out in pairwise(widths)
         )
-        self.weight = stacked(n_rois, uniform((1, channels), channels, generator))
-        self.bias = stacked(n_rois, uniform((1,), channels, generator))
+        last = [uniform(shape, channels, generator) for shape in ((1, channels), (1,))]
+        self.weight, self.bias = (stacked(n_rois, torch.zeros_like(w) if zeros else w) for w in last)
         self.residual, self.dropout = residual, dropout
         self.vertices_per_step = vertices_per_step
         self.register_buffer("column", torch.tensor(columns.column))

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_array
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.tuning._columns import Columns
-from featpipe.tuning._head import _FOR_Y, Head
+from featpipe.tuning._head import _FOR_Y, INITS, Head
 from featpipe.tuning._maps import map_shape, maps_of
 from featpipe.tuning._positions import check_positions, encode_positions
 from featpipe.tuning._training import number, one_of, whole
@@ -56,6 +56,8 @@ class VertexPositionHead(Head):
         The report's without residual blocks; with them it took 1.5e-5 (`VERTEX_POSITION_RESIDUAL`).
     weight_decay, betas, batch_size, max_epochs, patience, min_epochs, validation_fraction, schedule, clip
         As in `LinearHead`; a batch has at least three stimuli.
+    init : {"zeros", "uniform"}
+        Of the last map, as in `DeepHead`.
     standardise, precision, seed, device
         As in `LinearHead`.
 
@@ -99,6 +101,7 @@ class VertexPositionHead(Head):
         validation_fraction=0.1,
         schedule="step",
         clip=None,
+        init="zeros",
         standardise=True,
         precision="fp32",
         seed=0,
@@ -126,6 +129,7 @@ class VertexPositionHead(Head):
         self.validation_fraction = validation_fraction
         self.schedule = schedule
         self.clip = clip
+        self.init = init
         self.standardise = standardise
         self.precision = precision
         self.seed = seed
@@ -143,11 +147,13 @@ class VertexPositionHead(Head):
             "n_convolutions": int(self.n_convolutions),
             "residual": bool(self.residual),
             "dropout": float(self.dropout),
+            "zeros": self.init == "zeros",
             "vertices_per_step": int(self.vertices_per_step),
         }
 
     def _check_parameters(self) -> None:
         one_of("share", self.share, SHARES)
+        one_of("init", self.init, INITS)
         for name in ("channels", "n_convolutions", "n_frequencies", "trunk_channels", "vertices_per_step"):
             whole(name, getattr(self, name), 1)
         number("dropout", self.dropout, least=0.0, below=1.0)

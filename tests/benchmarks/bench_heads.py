@@ -103,9 +103,7 @@ def step_ratio(X, Y, how: dict, repeats: int) -> dict[str, float]:
     features, responses = torch.as_tensor(X, device=device), torch.as_tensor(Y, device=device)
     training = Training(1e-4, **{**how, "max_epochs": 3}, patience=None)
     n_steps = -(-len(X) // training.batch_size)
-    module = LinearModule(columns_of("all", Y.shape[1]), X.shape[1], torch.Generator().manual_seed(0)).to(
-        device
-    )
+    module = LinearModule(columns_of("all", Y.shape[1]), X.shape[1], zeros=True).to(device)
     objective = SquaredError(module, features, responses, weight=None, n_parts=1)
     order = torch.randperm(len(X)).tensor_split(n_steps)
     batches = [(features[rows], responses[rows]) for rows in (rows.to(device) for rows in order)]

@@ -64,7 +64,7 @@ def _naive(n_targets, *, residual):
 def test_equals_one_naive_network_per_roi(problem, naive_training, residual):
     X, Y = problem
     Y = np.where(np.random.default_rng(1).random(Y.shape) < 0.2, np.nan, Y)
-    head = _head(residual=residual, dropout=0.0).fit(X, Y)
+    head = _head(residual=residual, dropout=0.0, init="uniform").fit(X, Y)
     rows = np.setdiff1d(np.arange(len(X)), head.validation_rows_)
     scaled = (Y - head.response_mean_) / head.response_scale_
     training = Training(0.01, patience=3, max_epochs=15, **SMALL)
@@ -102,6 +102,13 @@ def test_dropout_acts_in_training_alone(problem):
     np.testing.assert_allclose(dropped.predict(X)[:9], dropped.predict(X[:9]), rtol=1e-4, atol=1e-5)
 
 
+def test_an_untrained_network_predicts_the_mean(problem):
+    X, Y = problem
+    head = _head("all", learning_rate=1e-12, max_epochs=1).fit(X, Y)
+    np.testing.assert_allclose(head.predict(X), np.broadcast_to(head.response_mean_, Y.shape), rtol=1e-5)
+    assert head.history_["train_loss"][0, 0] == pytest.approx(1.0, rel=1e-3)
+
+
 def test_a_shared_trunk_stops_once_and_learns_from_all(problem):
     X, Y = problem
     head = _head(share="all").fit(X, Y)
@@ -109,7 +116,7 @@ def test_a_shared_trunk_stops_once_and_learns_from_all(problem):
     assert len(set(head.best_epoch_.values())) == 1
     mean = head.history_["validation_loss"].mean(axis=1)
     assert head.best_epoch_["other"] == mean.argmin() + 1
-    other = _head(share="all").fit(X, np.where(np.arange(6) == 3, -Y, Y))
+    other = _head(share="all").fit(X, np.where(np.arange(6) == 3, Y[::-1], Y))
     assert not np.allclose(head.predict(X)[:, 0], other.predict(X)[:, 0])
 
 
@@ -168,6 +175,7 @@ def test_a_search_over_rates(problem):
     ("given", "message"),
     [
         ({"share": "subject"}, "share must be one of 'roi', 'all', got 'subject'"),
+        ({"init": "ones"}, "init must be one of 'zeros', 'uniform', got 'ones'"),
         ({"n_blocks": -1}, "n_blocks must be an int >= 0, got -1"),
         ({"widening": 0}, "widening must be a number > 0, got 0"),
         ({"dropout": 1.0}, "dropout must be a number >= 0 and < 1, got 1.0"),

@@ -172,6 +172,17 @@ def test_clips_each_roi_by_itself(problem):
     assert not np.allclose(unclipped.coef_, both.coef_, rtol=1e-3)
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_bf16_loses_digits_of_products_alone(problem, missing):
+    X, Y = problem
+    Y = np.where(np.random.default_rng(1).random(Y.shape) < 0.3 * missing, np.nan, Y)
+    fixed = {"max_epochs": 10, "patience": None}
+    exact, low = _head(**fixed).fit(X, Y), _head(precision="bf16", **fixed).fit(X, Y)
+    np.testing.assert_allclose(low.history_["train_loss"], exact.history_["train_loss"], rtol=0.02)
+    assert low.coef_.dtype == np.float32
+    assert not np.array_equal(low.coef_, exact.coef_)
+
+
 def test_goes_through_pickle_skops_and_clone(problem):
     from skops.io import dumps, get_untrusted_types, loads
 

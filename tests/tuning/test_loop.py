@@ -186,10 +186,10 @@ def test_a_callback_sees_every_epoch():
 
 
 def test_bf16_computes_less_exactly_and_keeps_weights_in_float32():
-    slow = replace(FAST, learning_rate=1e-3)
+    slow = replace(FAST, learning_rate=5e-3)
     exact, low = _trained(slow)[0], _trained(replace(slow, precision="bf16"))[0]
-    difference = np.abs(_weights(exact) - _weights(low)).max()
-    assert 0 < difference < 0.02
+    moved = np.abs(_weights(exact) - _weights(_net())).max()
+    assert 0 < np.abs(_weights(exact) - _weights(low)).max() < 0.1 * moved
     assert next(low.parameters()).dtype == torch.float32
 
 

@@ -62,7 +62,7 @@ class _Naive(nn.Module):
 def test_equals_a_naive_network_on_all_vertices(problem, positions, naive_training, residual):
     X, Y = problem
     Y = np.where(np.random.default_rng(1).random(Y.shape) < 0.2, np.nan, Y)
-    head = _head("all", positions, residual=residual, dropout=0.0).fit(X, Y)
+    head = _head("all", positions, residual=residual, dropout=0.0, init="uniform").fit(X, Y)
     rows = np.setdiff1d(np.arange(len(X)), head.validation_rows_)
     net = _Naive(encode_positions(positions, columns_of("all", 6), 2), residual=residual)
     training = Training(0.01, patience=3, max_epochs=6, decay_every=5, **SMALL)
