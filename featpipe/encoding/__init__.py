@@ -9,6 +9,7 @@ from featpipe.encoding._encoder import RidgeEncoder
 from featpipe.encoding._per_roi import PerROI
 from featpipe.encoding._scaler import LayerScaler
 from featpipe.encoding._stacked import StackedLayers
+from featpipe.encoding._target_view import TargetView
 
 __all__ = [
     "BandedRidge",
@@ -17,6 +18,7 @@ __all__ = [
     "PerROI",
     "RidgeEncoder",
     "StackedLayers",
+    "TargetView",
     "band_contributions",
     "unique_contributions",
 ]

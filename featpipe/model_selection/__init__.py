@@ -21,6 +21,7 @@ from featpipe.model_selection._evaluate import evaluate
 from featpipe.model_selection._evaluation import Evaluation
 from featpipe.model_selection._final import fit_final
 from featpipe.model_selection._inference import ResponseInference, false_discovery, response_inference
+from featpipe.model_selection._inside import estimators_in
 from featpipe.model_selection._permutation import PermutationP, permutation_p
 from featpipe.model_selection._scorers import get_metrics, get_scorer, mean_over_folds, score_targets
 from featpipe.model_selection._splitters import SetKFold, make_cv, merge_groups
@@ -43,6 +44,7 @@ __all__ = [
     "algonauts2023_vertex_scores",
     "bootstrap_interval",
     "checked_ceiling",
+    "estimators_in",
     "evaluate",
     "expected_noise_score",
     "false_discovery",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 
 from featpipe.errors import RequestError
+from featpipe.model_selection._inside import estimators_in
 
 
 def refuse_frozen_leaks(pipeline: Any, ids: np.ndarray, splits: list[tuple[np.ndarray, np.ndarray]]) -> None:
@@ -36,26 +36,8 @@ def _frozen_training(pipeline: Any) -> Iterator[tuple[str, np.ndarray]]:
     Whatever a parameter holds may be used, such as the candidates of a search; and whatever a frozen estimator
     holds was fitted, such as the best estimator of a search or the steps of a union.
     """
-    for part in _held(pipeline, lambda estimator: estimator.get_params(deep=False)):
+    for part in estimators_in(pipeline, lambda estimator: estimator.get_params(deep=False)):
         if isinstance(part, FrozenEstimator):
-            for fitted in _held(part.estimator, vars):
+            for fitted in estimators_in(part.estimator, vars):
                 if "training_ids_" in vars(fitted):
                     yield type(fitted).__name__, np.asarray(fitted.training_ids_).astype(str)
-
-
-def _held(root: Any, fields: Callable[[Any], Mapping[str, Any]]) -> Iterator[BaseEstimator]:
-    """Yield an estimator and all that its fields hold, also in lists, tuples and mappings, each once."""
-    seen: dict[int, Any] = {}  # keeps what it has seen alive: an id is unique only among the living
-    left = [root]
-    while left:
-        value = left.pop()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        if isinstance(value, BaseEstimator):
-            yield value
-            value = fields(value)
-        if isinstance(value, Mapping):
-            left += value.values()
-        elif isinstance(value, list | tuple):
-            left += value

@@ -23,6 +23,7 @@ from featpipe.features import CachedFeatures, JoinedFeatures
 from featpipe.model_selection import (
     Evaluation,
     SetKFold,
+    estimators_in,
     evaluate,
     fit_final,
     make_cv,
@@ -332,11 +333,8 @@ def _release(features: CachedFeatures | JoinedFeatures) -> None:
 
 def _forget_routing(part: Any) -> None:
     """Drop what routed weights and groups to each step: it refers to itself, which no file can hold."""
-    vars(part).pop("_metadata_request", None)
-    held = [step for _, step in part.steps] if isinstance(part, Pipeline) else vars(part).values()
-    for inner in held:
-        if isinstance(inner, BaseEstimator):
-            _forget_routing(inner)
+    for estimator in estimators_in(part, vars):
+        vars(estimator).pop("_metadata_request", None)
 
 
 def _counts(dataset: AnyDataset, evaluation: Evaluation, cv: str) -> dict[str, Any]:

@@ -14,7 +14,15 @@ import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
-from featpipe.encoding import BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers
+from featpipe.encoding import (
+    BandedRidge,
+    BestLayer,
+    LayerScaler,
+    PerROI,
+    RidgeEncoder,
+    StackedLayers,
+    TargetView,
+)
 from featpipe.errors import RecipeError
 from featpipe.features import CachedFeatures, JoinedFeatures
 from featpipe.files import check_folder, written_whole
@@ -27,8 +35,16 @@ _OURS = {
     f"{kind.__module__}.{kind.__qualname__}"
     for kind in (
         *(CachedFeatures, JoinedFeatures, FeatureSpec, Preprocessing, Reduction),
-        *(BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers),
+        *(BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers, TargetView),
         *(ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA),
+    )
+} | {  # by name: parts of an estimator, and heads, whose classes need torch
+    f"featpipe.{name}"
+    for name in (
+        "encoding._regions_of_targets.JointFit",
+        "tuning._deep_head.DeepHead",
+        "tuning._linear_head.LinearHead",
+        "tuning._vertex_position_head.VertexPositionHead",
     )
 }
 # What run.json must have to be used again

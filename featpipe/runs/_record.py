@@ -50,6 +50,7 @@ def run_record(
             "given": request.data,
             "name": dataset.name,
             "subject": getattr(dataset, "subject", None),
+            "surface": request.surface,
             "target": task.target if isinstance(task, RDMTask) else request.target,
             "stimuli": dataset.stimuli.digest,
             "n_stimuli": dataset.n_stimuli,
