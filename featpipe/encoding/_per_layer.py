@@ -118,7 +118,11 @@ def fit_layer(estimator, features: np.ndarray, Y: np.ndarray, metadata: dict[str
     fitted = clone(estimator)
     wanted = _taken(fitted, metadata)
     with sklearn.config_context(enable_metadata_routing=True):
-        return fitted.fit(features, Y, **wanted)
+        fitted.fit(features, Y, **wanted)
+    for part in (fitted, *fitted.get_params().values()):
+        if isinstance(part, BaseEstimator):
+            vars(part).pop("_metadata_request", None)  # refers to itself, which no file can hold
+    return fitted
 
 
 def held_out_predictions(

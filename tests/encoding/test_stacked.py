@@ -8,6 +8,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+import skops.io
 from scipy.optimize import minimize
 from sklearn.base import clone
 from sklearn.linear_model import LinearRegression, Ridge
@@ -292,6 +293,14 @@ def test_weights_reach_whoever_takes_them_and_nobody_else(rng):
     StackedLayers(KNeighborsRegressor(), widths=WIDTHS).fit(X, Y, sample_weight=weight)
     inside = make_pipeline(StandardScaler(), LinearRegression())
     StackedLayers(inside, widths=WIDTHS).fit(X, Y, sample_weight=weight)
+
+
+def test_what_was_routed_does_not_keep_it_from_a_file(rng):
+    X, Y = _problem(rng)
+    found = StackedLayers(Ridge(), widths=WIDTHS).fit(X, Y, sample_weight=rng.random(60))
+    written = skops.io.dumps(found)
+    read = skops.io.loads(written, trusted=skops.io.get_untrusted_types(data=written))
+    np.testing.assert_array_equal(read.predict(X), found.predict(X))
 
 
 def test_without_coefficients_there_are_none(rng):
