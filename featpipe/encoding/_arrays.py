@@ -24,6 +24,7 @@ __all__ = [
     "eigh",
     "float_type",
     "like",
+    "moved_if_it_fits",
     "on_device",
     "solve_symmetric",
     "submatrix",
@@ -55,6 +56,13 @@ def on_device(array: np.ndarray, device: str) -> Any:
         return array
     torch = _torch(device)
     return torch.as_tensor(np.ascontiguousarray(array), device=device)
+
+
+def moved_if_it_fits(array: np.ndarray, device: str) -> Any:
+    """Return an array as `on_device` does where a GPU's free memory holds it twice, else as it is."""
+    if device == "cpu" or 2 * array.nbytes > _torch(device).cuda.mem_get_info(device)[0]:
+        return array
+    return on_device(array, device)
 
 
 def to_numpy(array: Any) -> np.ndarray:

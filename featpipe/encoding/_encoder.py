@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils import check_array
@@ -13,7 +15,7 @@ from sklearn.utils.validation import (
 )
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding._arrays import check_device, on_device
+from featpipe.encoding._arrays import check_device, moved_if_it_fits, on_device, take_columns
 from featpipe.encoding._folds import CLOSED_FORMS, check_enough, check_single, inner_splits
 from featpipe.encoding._gram import GramStatistics
 from featpipe.encoding._penalties import given_penalties, penalty_groups, search_penalties, shared_penalties
@@ -29,6 +31,7 @@ ALPHAS = tuple(
     float(f"{alpha:.6g}") for alpha in np.logspace(-1, 8, 13)
 )  # standardised features need 1e1 to 1e6
 _FLOATS = [np.float64, np.float32]
+_GPU_BATCH = 8192  # targets: every step has a cost of its own there
 
 
 class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
@@ -59,9 +62,10 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         have the same label in an array.
     fit_intercept : bool
     target_batch : int
-        Targets solved at a time; bounds memory.
+        Targets solved at a time; bounds memory. On a GPU at least 8192.
     device : {"cpu", "cuda", "cuda:N"}
-        Where `fit` computes. Responses go to a GPU batch by batch; what was fitted is NumPy's.
+        Where `fit` computes. Responses go to a GPU as a whole where its free memory holds them twice, else batch by
+        batch; what was fitted is NumPy's.
     search_precision : {"exact", "reduced"}
         "exact" scores every penalty. "reduced" scores, in folds, only those around each target's best by
         generalised cross-validation, and goes on until the best is better than its neighbours: the same choice
@@ -143,6 +147,7 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         sharing = penalty_groups(self.penalty, Y.shape[1])
         patterns = _patterns(Y, weight)
         gram = self._gram(X, weight)
+        Y = moved_if_it_fits(Y, self.device)
         if search is not None and sharing is None:
             last = len(patterns) == 1
             parts = [
@@ -204,8 +209,12 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             self.cv if closed else inner_splits(self.cv, X, y, groups),
             self.scoring,
             self.search_precision,
-            self.target_batch,
+            self._batch,
         )
+
+    @property
+    def _batch(self) -> int:
+        return self.target_batch if self.device == "cpu" else max(self.target_batch, _GPU_BATCH)
 
     def _gram(self, X, weight) -> GramStatistics:
         center = bool(self.fit_intercept)
@@ -226,7 +235,7 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 targets,
                 alpha[targets],
                 score[targets],
-                *ridge(gram, _columns(Y, targets), alpha[targets], rows=rows, target_batch=self.target_batch),
+                *ridge(gram, _columns(Y, targets), alpha[targets], rows=rows, target_batch=self._batch),
             )
             for targets, rows in patterns
         ]
@@ -258,8 +267,8 @@ def _patterns(Y: np.ndarray, weight: np.ndarray) -> list[tuple[np.ndarray, np.nd
     return patterns
 
 
-def _columns(Y: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    return Y if len(targets) == Y.shape[1] else Y[:, targets]
+def _columns(Y: Any, targets: np.ndarray) -> Any:
+    return Y if len(targets) == Y.shape[1] else take_columns(Y, targets)
 
 
 def _is_streamed(X: LayerBlocks) -> bool:

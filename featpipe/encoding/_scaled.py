@@ -21,6 +21,7 @@ from featpipe.encoding._arrays import (
 from featpipe.encoding._gram import GramStatistics
 
 _LEAST_BATCH = 128  # fewer targets at a time multiply slowly
+_LARGE_BATCH = 4096  # asked for where memory is no matter and every step has a cost of its own, on a GPU
 _CONSTANT = 1e-13  # deviations from the mean that are rounding, relative to the largest response
 
 
@@ -34,7 +35,7 @@ class ScaledResponses:
     ----------
     gram : GramStatistics
         Gives weights, dtype and device.
-    Y : ndarray of shape (n_stimuli, n_targets)
+    Y : array of shape (n_stimuli, n_targets), of NumPy or torch
         Responses, which stay where they are.
     rows : ndarray of shape (n_rows,)
         Stimuli; the responses of others are never looked at.
@@ -54,11 +55,10 @@ class ScaledResponses:
         self.rows = rows
         self.n_targets = int(Y.shape[1])
         self.offset, self.unit = np.zeros(self.n_targets), np.zeros(self.n_targets)
-        weight = to_numpy(take(gram.weight, rows))
         for part in batches(self.n_targets, target_batch):
-            self.offset[part], self.unit[part] = _scaling(
-                to_numpy(_chosen(Y, rows, part)), weight, gram.center
-            )
+            chosen = _chosen(Y, rows, part)
+            weight = like(take(gram.weight, rows), chosen)
+            self.offset[part], self.unit[part] = _scaling(chosen, weight, gram.center)
 
     def values(self, rows: np.ndarray, columns: Any, dtype: Any = None) -> Any:
         """Return scaled responses, unweighted: array of shape (len(rows), n_columns), of the Gram's kind.
@@ -83,8 +83,12 @@ class ScaledResponses:
 
 
 def batches(n_targets: int, target_batch: int) -> Iterator[slice]:
-    """Yield slices of at most `target_batch` targets, and of few enough that a batch is a small part of all."""
-    step = min(target_batch, max(_LEAST_BATCH, n_targets // 16))
+    """Yield slices of at most `target_batch` targets, and of few enough that a batch is a small part of all.
+
+    The latter not where `target_batch` is large.
+    """
+    small = n_targets if target_batch >= _LARGE_BATCH else max(_LEAST_BATCH, n_targets // 16)
+    step = max(1, min(target_batch, small))
     return (slice(start, min(start + step, n_targets)) for start in range(0, n_targets, step))
 
 
@@ -112,9 +116,12 @@ def scatter_about_mean(values: Any, weight: Any) -> tuple[Any, Any, Any]:
     return deviations, mean, xp.where(scatter <= total * rounding**2, xp.zeros_like(scatter), scatter)
 
 
-def _scaling(values: np.ndarray, weight: np.ndarray, center: bool) -> tuple[np.ndarray, np.ndarray]:
-    offset = weight @ values.astype(np.float64) / weight.sum() if center else np.zeros(values.shape[1])
-    highest, lowest = (v.astype(np.float64) for v in (values.max(axis=0), values.min(axis=0)))
+def _scaling(values: Any, weight: Any, center: bool) -> tuple[np.ndarray, np.ndarray]:
+    xp = array_namespace(values)
+    highest, lowest = (
+        to_numpy(v).astype(np.float64) for v in (xp.max(values, axis=0), xp.min(values, axis=0))
+    )
+    offset = to_numpy(weight @ double(values)) / float(weight.sum()) if center else np.zeros(len(highest))
     spread = np.maximum(highest - offset, offset - lowest)
     unit = np.exp2(-np.clip(np.frexp(spread)[1], -1000, 1000).astype(np.float64))
     varies = spread > _CONSTANT * np.maximum(np.abs(highest), np.abs(lowest))
