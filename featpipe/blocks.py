@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class LayerBlocks:
         self.dims = tuple(tuple(axes) for axes in dims)
         self.digests = tuple(digests)
         self._read = read
-        self._stream = stream or partial(_copied, read)
+        self._stream = stream or _Copies(read).stream
         self.images = images
         self.views = tuple(views)
         for number, view in enumerate(self.views, 1):
@@ -98,8 +98,8 @@ class LayerBlocks:
             shapes=[blocks.shapes[position] for blocks, position in places],
             dims=[blocks.dims[position] for blocks, position in places],
             digests=[blocks.digests[position] for blocks, position in places],
-            read=lambda layer, ids: places[layer][0]._read(places[layer][1], ids),
-            stream=lambda layer, ids: places[layer][0]._stream(places[layer][1], ids),
+            read=_Places(places).read,
+            stream=_Places(places).stream,
             images=_images_of(places),
             views=[
                 cls.join([(name, blocks.views[number]) for name, blocks in parts])
@@ -171,8 +171,8 @@ class LayerBlocks:
             shapes=[self.shapes[position] for position in keep],
             dims=[self.dims[position] for position in keep],
             digests=[self.digests[position] for position in keep],
-            read=lambda layer, ids: self._read(keep[layer], ids),
-            stream=lambda layer, ids: self._stream(keep[layer], ids),
+            read=_Places(places).read,
+            stream=_Places(places).stream,
             images=_images_of(places),
             views=[view.select(layers) for view in self.views],
         )
@@ -224,15 +224,38 @@ class LayerBlocks:
         return f"LayerBlocks({len(self)} stimuli{views}; {layers})"
 
 
-def _copied(read: Callable[[int, np.ndarray], np.ndarray], layer: int, ids: np.ndarray) -> np.ndarray:
-    return np.array(read(layer, ids))
+@dataclass(frozen=True, eq=False)
+class _Copies:
+    """What streams rows that others may hold; of a class, as all readers, so that they travel to workers."""
+
+    read: Callable[[int, np.ndarray], np.ndarray]
+
+    def stream(self, layer: int, ids: np.ndarray) -> np.ndarray:
+        return np.array(self.read(layer, ids))
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """Layers, each a place in some blocks."""
+
+    places: Sequence[tuple[LayerBlocks, int]]
+
+    def read(self, layer: int, ids: np.ndarray) -> np.ndarray:
+        blocks, position = self.places[layer]
+        return blocks._read(position, ids)
+
+    def stream(self, layer: int, ids: np.ndarray) -> np.ndarray:
+        blocks, position = self.places[layer]
+        return blocks._stream(position, ids)
+
+    def images(self, layer: int, ids: np.ndarray) -> Sequence[str]:
+        blocks, position = self.places[layer]
+        assert blocks.images is not None
+        return blocks.images(position, ids)
 
 
 def _images_of(
     places: Sequence[tuple[LayerBlocks, int]],
 ) -> Callable[[int, np.ndarray], Sequence[str]] | None:
     """Return what tells the images of joined layers, where each of them can tell."""
-    known = [(blocks.images, position) for blocks, position in places if blocks.images is not None]
-    if len(known) < len(places):
-        return None
-    return lambda layer, ids: known[layer][0](known[layer][1], ids)
+    return _Places(places).images if all(blocks.images is not None for blocks, _ in places) else None

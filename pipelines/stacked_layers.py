@@ -66,6 +66,6 @@ RECIPE = Recipe(
     variants={
         "best-layer": on_layers(BestLayer(RIDGE, per="all")),
         "best-layer-per-target": on_layers(BestLayer(RIDGE, per="target")),
-        "banded": on_layers(BandedRidge(alphas=np.logspace(1, 8, 15), scoring="pearson_r", random_state=0)),
+        "banded": on_layers(BandedRidge(mixture="shared", refine=8, scoring="pearson_r")),
     },
 )

@@ -21,9 +21,9 @@ from featpipe.encoding._gram import GramStatistics
 from featpipe.encoding._penalties import given_penalties, penalty_groups, search_penalties, shared_penalties
 from featpipe.encoding._ridge import missing_patterns, ridge
 from featpipe.encoding._search import Search
-from featpipe.encoding._streamed import feature_columns, linear_predictions, stimulus_gram
+from featpipe.encoding._streamed import linear_predictions
+from featpipe.encoding._streamed_ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
 from featpipe.errors import RequestError
-from featpipe.memory import available_memory, memory_sharers
 
 SCORINGS = ("r2", "pearson_r")
 PRECISIONS = ("exact", "reduced")
@@ -82,6 +82,12 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Score of the chosen penalty in the search. Biased upwards by the choice: never a result. Absent
         when `alpha` was given.
     n_features_in_ : int
+    dual_coef_ : ndarray of shape (n_targets, n_stimuli), or (n_stimuli,)
+        In place of `coef_`, of layers that do not fit in memory where `coef_` would not either: weights of the
+        stimuli, ``c_t = Σ_i (x_i - origin_) dual_coef_[t, i]``.
+    stimuli_ : LayerBlocks
+        The stimuli that `dual_coef_` weights, read again by `predict`.
+    origin_ : ndarray of shape (n_features,)
 
     Notes
     -----
@@ -146,10 +152,13 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         search = self._search(X, y, groups) if given is None else None
         sharing = penalty_groups(self.penalty, Y.shape[1])
         patterns = _patterns(Y, weight)
-        gram = self._gram(X, weight)
+        streamed = self._streamed(X, weight, Y.shape[1])
+        gram = self._gram(X, weight) if streamed is None else streamed.gram
         Y = moved_if_it_fits(Y, self.device)
         if search is not None and sharing is None:
-            last = len(patterns) == 1
+            last = len(patterns) == 1 and (
+                streamed is None or not streamed.dual
+            )  # which needs the matrix again
             parts = [
                 (targets, *search.fit(gram, _columns(Y, targets), rows, targets, consume=last))
                 for targets, rows in patterns
@@ -160,15 +169,14 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 alpha, score = _shared(search, gram, Y, patterns, sharing)
             parts = self._solve(gram, Y, alpha, score, patterns)
         self._keep(parts, single=y.ndim == 1)
+        self._keep_stimuli(streamed, y.reshape(len(y), -1), single=y.ndim == 1)
         return self
 
     def predict(self, X):
         """Predict responses: ndarray of shape (n_stimuli, n_targets), or (n_stimuli,)."""
         check_is_fitted(self)
         if isinstance(X, LayerBlocks):
-            return linear_predictions(X, np.atleast_2d(self.coef_), self.intercept_).reshape(
-                len(X), *self.coef_.shape[:-1]
-            )
+            return self._predict_layers(X)
         X = validate_data(self, X, dtype=_FLOATS, reset=False)
         predicted = X @ self.coef_.T
         predicted += np.asarray(self.intercept_, dtype=predicted.dtype)
@@ -217,16 +225,13 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return self.target_batch if self.device == "cpu" else max(self.target_batch, _GPU_BATCH)
 
     def _gram(self, X, weight) -> GramStatistics:
-        center = bool(self.fit_intercept)
+        return GramStatistics(on_device(X, self.device), weight=weight, center=bool(self.fit_intercept))
+
+    def _streamed(self, X, weight, n_targets: int) -> StreamedFeatures | None:
         if not isinstance(X, LayerBlocks):
-            return GramStatistics(on_device(X, self.device), weight=weight, center=center)
-        matrix, _ = stimulus_gram(X, center=center)
-        return GramStatistics.from_stimulus_products(
-            on_device(matrix, self.device),
-            feature_columns(X),
-            n_features=X.shape[1],
-            weight=weight,
-            center=center,
+            return None
+        return StreamedFeatures.of(
+            X, n_targets, weight=weight, center=bool(self.fit_intercept), device=self.device
         )
 
     def _solve(self, gram, Y, alpha, score, patterns) -> list:
@@ -256,6 +261,26 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         elif hasattr(self, "best_score_"):
             del self.best_score_  # of an earlier fit
 
+    def _keep_stimuli(self, streamed: StreamedFeatures | None, Y: np.ndarray, *, single: bool) -> None:
+        """Call what the solvers found by its name, where they saw stimuli in place of features."""
+        for name in ("dual_coef_", "stimuli_", "origin_"):  # of an earlier fit
+            if hasattr(self, name):
+                delattr(self, name)
+        if streamed is None or not streamed.dual:
+            return
+        self.dual_coef_, self.stimuli_, self.origin_ = self.coef_, streamed.blocks, streamed.origin
+        intercept = streamed.intercepts(Y, np.atleast_2d(self.dual_coef_), target_batch=self.target_batch)
+        self.intercept_ = float(intercept[0]) if single else intercept
+        del self.coef_
+
+    def _predict_layers(self, X: LayerBlocks) -> np.ndarray:
+        if not hasattr(self, "dual_coef_"):
+            predicted = linear_predictions(X, np.atleast_2d(self.coef_), self.intercept_)
+            return predicted.reshape(len(X), *self.coef_.shape[:-1])
+        weights = np.atleast_2d(self.dual_coef_)
+        predicted = predictions_from_stimuli(X, self.stimuli_, self.origin_, weights, self.intercept_)
+        return predicted.reshape(len(X), *self.dual_coef_.shape[:-1])
+
 
 def _patterns(Y: np.ndarray, weight: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (targets, stimuli that they have and that count) for every pattern of missing responses."""
@@ -273,9 +298,7 @@ def _columns(Y: Any, targets: np.ndarray) -> Any:
 
 def _is_streamed(X: LayerBlocks) -> bool:
     """Whether layers side by side would take more than half of the memory that is free."""
-    return X.shape[1] > X.shape[0] and 4 * X.shape[0] * X.shape[1] > available_memory() // (
-        2 * memory_sharers()
-    )
+    return X.shape[1] > X.shape[0] and not fits_in_memory(X)
 
 
 def _shared(search: Search, gram, Y, patterns, sharing) -> tuple[np.ndarray, np.ndarray]:

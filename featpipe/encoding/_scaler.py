@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -194,30 +194,37 @@ def scaled_blocks(
             digest_of(["scaled", digest, _digest_of_array(mean), _digest_of_array(scale)])
             for digest, mean, scale in zip(blocks.digests, means, scales, strict=True)
         ],
-        read=partial(_scaled, partial(_copied, blocks._read), means, scales),
-        stream=partial(_scaled, blocks._stream, means, scales),
+        read=_ScaledRows(blocks._read, True, means, scales).read,
+        stream=_ScaledRows(blocks._stream, False, means, scales).read,
         views=[scaled_blocks(view, means, scales) for view in blocks.views],
         images=blocks.images,
     )
 
 
-def _scaled(
-    read: Callable[[int, np.ndarray], np.ndarray],
-    means: Sequence[np.ndarray | None],
-    scales: Sequence[np.ndarray | None],
-    layer: int,
-    ids: np.ndarray,
-) -> np.ndarray:
-    values = read(layer, ids)
-    if (mean := means[layer]) is not None:
-        values -= mean
-    if (scale := scales[layer]) is not None:
-        values /= scale
-    return values
+@dataclass(frozen=True, eq=False)
+class _ScaledRows:
+    """What reads layers scaled; of a class, so that it travels to workers and into files.
 
+    Parameters
+    ----------
+    rows : callable (layer position, ids) -> ndarray
+    held : bool
+        Whether others may hold what is read, so that a copy has to be scaled.
+    means, scales : sequence of ndarray or None, by layer
+    """
 
-def _copied(read: Callable[[int, np.ndarray], np.ndarray], layer: int, ids: np.ndarray) -> np.ndarray:
-    return np.array(read(layer, ids))  # others may hold what was read
+    rows: Callable[[int, np.ndarray], np.ndarray]
+    held: bool
+    means: Sequence[np.ndarray | None]
+    scales: Sequence[np.ndarray | None]
+
+    def read(self, layer: int, ids: np.ndarray) -> np.ndarray:
+        values = np.array(self.rows(layer, ids)) if self.held else self.rows(layer, ids)
+        if (mean := self.means[layer]) is not None:
+            values -= mean
+        if (scale := self.scales[layer]) is not None:
+            values /= scale
+        return values
 
 
 def _digest_of_array(values: np.ndarray | None) -> str | None:

@@ -31,22 +31,29 @@ from featpipe.spec import FeatureSpec, Preprocessing, Reduction
 
 # What a fitted pipeline may hold beyond what skops itself knows to be safe; anything else needs --trust. Classes
 # one by one: a file may name any callable, and some of ours run what a path or a text leads to.
-_OURS = {
-    f"{kind.__module__}.{kind.__qualname__}"
-    for kind in (
-        *(CachedFeatures, JoinedFeatures, FeatureSpec, Preprocessing, Reduction),
-        *(BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers, TargetView),
-        *(ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA),
-    )
-} | {  # by name: parts of an estimator, and heads, whose classes need torch
-    f"featpipe.{name}"
-    for name in (
-        "encoding._regions_of_targets.JointFit",
-        "tuning._deep_head.DeepHead",
-        "tuning._linear_head.LinearHead",
-        "tuning._vertex_position_head.VertexPositionHead",
-    )
-}
+_OURS = (
+    {
+        f"{kind.__module__}.{kind.__qualname__}"
+        for kind in (
+            *(CachedFeatures, JoinedFeatures, FeatureSpec, Preprocessing, Reduction),
+            *(BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers, TargetView),
+            *(ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA),
+        )
+    }
+    | {  # by name: parts of an estimator, layers that a fitted one reads again, and heads, whose classes need torch
+        f"featpipe.{name}"
+        for name in (
+            *("blocks.LayerBlocks", "blocks._Copies", "blocks._Copies.stream"),
+            *(f"blocks._Places{method}" for method in ("", ".read", ".stream", ".images")),
+            *("encoding._scaler._ScaledRows", "encoding._scaler._ScaledRows.read"),
+            *(f"features._stored_rows.StoredRows{method}" for method in ("", ".read", ".stream", ".images")),
+            "encoding._regions_of_targets.JointFit",
+            "tuning._deep_head.DeepHead",
+            "tuning._linear_head.LinearHead",
+            "tuning._vertex_position_head.VertexPositionHead",
+        )
+    }
+)
 # What run.json must have to be used again
 _NEEDED = ("format", "data", "targets", "cache", "features")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding import (
@@ -26,6 +27,7 @@ from featpipe.encoding._streamed import cross_products, feature_columns, linear_
 from featpipe.encoding._streamed_ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
 from featpipe.errors import RequestError
 from featpipe.features import CachedFeatures
+from featpipe.runs import RunFolder
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache
@@ -234,3 +236,29 @@ def test_an_encoder_of_layers_that_do_not_fit_equals_that_of_a_matrix(cached, rn
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-7)
     some = cached[[3, 3, 20]]
     np.testing.assert_allclose(found.predict(some), expected.predict(some.to_matrix()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cv", [3, "gcv"])
+def test_an_encoder_whose_coefficients_do_not_fit_predicts_by_its_stimuli(cached, rng, monkeypatch, cv):
+    Y, weight = rng.standard_normal((24, 60)), rng.random(24) + 0.1
+    Y[5, :7] = np.nan
+    model = RidgeEncoder(alphas=[10.0, 1e3], cv=cv)
+    expected = clone(model).fit(cached.to_matrix(), Y, sample_weight=weight)
+    monkeypatch.setattr(_streamed_ridge, "available_memory", lambda: 2 * 4 * 126 * 20)
+    found = clone(model).fit(cached, Y, sample_weight=weight)
+    assert not hasattr(found, "coef_")
+    assert found.dual_coef_.shape == (60, 24)
+    some = cached[[3, 3, 20]]
+    np.testing.assert_allclose(found.predict(some), expected.predict(some.to_matrix()), rtol=1e-5, atol=1e-5)
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(again.predict(some), found.predict(some))
+
+
+def test_an_encoder_that_reads_its_stimuli_again_can_be_saved(cached, rng, monkeypatch, tmp_path):
+    monkeypatch.setattr(_streamed_ridge, "available_memory", lambda: 2 * 4 * 126 * 20)
+    joined = LayerBlocks.join([("net", cached)])
+    pipeline = Pipeline([("scale", LayerScaler(output="blocks")), ("ridge", RidgeEncoder(10.0))])
+    pipeline.fit(joined, rng.standard_normal((24, 60)))
+    folder = RunFolder(tmp_path / "run")
+    folder.write_pipeline(pipeline)
+    np.testing.assert_array_equal(folder.load_pipeline().predict(joined), pipeline.predict(joined))
