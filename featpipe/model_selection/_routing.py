@@ -108,6 +108,8 @@ def _warn_of_blind_searches(pipeline) -> None:
 
 
 def _splits_blindly(part) -> bool:
+    if isinstance(part.cv, str):
+        return False  # closed forms, which refuse groups of several stimuli
     if hasattr(part.cv, "split"):
         return "groups" not in get_routing_for_object(part.cv).consumes("split", ["groups"])
     if part.cv is not None and not isinstance(part.cv, int | np.integer):

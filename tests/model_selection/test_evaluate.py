@@ -224,6 +224,17 @@ def test_a_search_that_ignores_groups_is_pointed_out(study, encoder, blind):
     assert all(f"search in {type(encoder).__name__} splits" in message for message in ours)
 
 
+@pytest.mark.parametrize("cv", ["loo", "gcv"])
+def test_groups_of_one_stimulus_are_no_news_to_closed_forms(study, cv):
+    ids, table, Y = study
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate(_pipeline(table, RidgeEncoder(cv=cv)), ids, Y, cv=3, groups=ids)
+    assert found.n_folds == 3
+    with pytest.raises(RequestError, match="must not be split"):
+        evaluate(_pipeline(table, RidgeEncoder(cv=cv)), ids, Y, cv=3, groups=np.repeat(np.arange(20), 3))
+
+
 def test_scores_are_unweighted_unless_asked(study):
     ids, table, Y = study
     weight = np.arange(1.0, 61.0)
