@@ -140,6 +140,13 @@ def test_the_clip_recipe_asks_for_the_embedding():
     assert [str(layer) for layer in order.layers] == ["output:none"]
 
 
+def test_the_deep_recipe_has_the_report_s_first_and_last_form():
+    recipe = load_recipe("chimisso2023_deep")
+    forms = [recipe.with_variant(variant).pipeline[-1].get_params() for variant in ("plain", None)]
+    names = ("n_blocks", "residual", "widening", "dropout", "learning_rate")
+    assert [form[name] for form in forms for name in names] == [4, False, 1, 0, 5e-6, 4, True, 1.25, 0.05, 5e-6]
+
+
 @pytest.mark.parametrize("steps", [[("scale", StandardScaler())], [("features", StandardScaler())]])
 def test_a_pipeline_begins_with_features(steps):
     with pytest.raises(RecipeError, match="begin with a step 'features'"):
