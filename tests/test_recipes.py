@@ -142,9 +142,10 @@ def test_the_clip_recipe_asks_for_the_embedding():
 
 def test_the_deep_recipe_has_the_report_s_first_and_last_form():
     recipe = load_recipe("chimisso2023_deep")
-    forms = [recipe.with_variant(variant).pipeline[-1].get_params() for variant in ("plain", None)]
-    names = ("n_blocks", "residual", "widening", "dropout", "learning_rate")
-    assert [form[name] for form in forms for name in names] == [4, False, 1, 0, 5e-6, 4, True, 1.25, 0.05, 5e-6]
+    plain, own = (recipe.with_variant(variant).pipeline[-1] for variant in ("plain", None))
+    assert (plain.n_blocks, plain.residual, plain.widening, plain.dropout) == (4, False, 1.0, 0.0)
+    assert (own.n_blocks, own.residual, own.widening, own.dropout) == (4, True, 1.25, 0.05)
+    assert plain.learning_rate == own.learning_rate == 5e-6
 
 
 @pytest.mark.parametrize("steps", [[("scale", StandardScaler())], [("features", StandardScaler())]])
