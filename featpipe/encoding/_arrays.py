@@ -138,14 +138,14 @@ def eigh(matrix: Any, *, overwrite: bool = False) -> tuple[Any, Any]:
 
 
 def solve_symmetric(matrix: Any, right: Any) -> Any:
-    """Solve with a symmetric positive definite matrix of either kind; NumPy's is overwritten."""
+    """Solve with a symmetric positive definite matrix of either kind; NumPy's two arrays are overwritten."""
     if is_torch_array(matrix):
         xp = array_namespace(matrix)
         return xp.cholesky_solve(
             right, xp.linalg.cholesky(matrix)
         )  # torch's own: the standard has no such solve
-    factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    return linalg.cho_solve(factor, right, check_finite=False)
+    factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
 
 
 def _torch(device: str) -> Any:

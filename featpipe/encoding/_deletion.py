@@ -1,9 +1,11 @@
-"""K-fold scores from one decomposition of all stimuli, where there are more features than stimuli.
+"""K-fold scores from one decomposition of all stimuli, so that folds need no decompositions of their own.
 
-The residuals of held-out stimuli F, from a fit to the others, follow from the residuals of the fit to all:
-``e_F = (I - H_FF)^-1 (y - H y)_F``, exactly, weights and intercept included. With fewer stimuli than features that is
-``E z``, where z are the responses in the eigenvectors of all stimuli and E is made once per fold and penalty, so that
-folds need no eigenvectors of their own.
+A fit to all stimuli has the hat matrix ``H = U K U'``, where U are the directions of the decomposition and, with an
+intercept, the constant, and ``K = λ / (λ + α)`` (1 for the constant). Of stimuli F that are held out, the fit to the
+others leaves the residuals ``(I - H_FF)^-1 (y - H y)_F``, and makes the predictions
+``U_F (K^-1 - U_F' U_F)^-1 (U' y - U_F' y_F)``: exactly, weights included. The first serves with fewer stimuli
+than features, where U is square, the second elsewhere. What multiplies the responses is made once per fold and
+penalty.
 """
 
 from __future__ import annotations
@@ -32,27 +34,31 @@ from featpipe.encoding._scaled import ScaledResponses, batches, scatter_about_me
 def pays_off(gram: GramStatistics, splits: Sequence[Split], n_alphas: int) -> bool:
     """Say whether folds are stimuli left out of one set, and cheaper so than by a decomposition of each.
 
-    A decomposition costs about ``20 n³``, a fold and penalty here ``4 n_test² n`` for n stimuli in all.
+    A decomposition stimulus by stimulus costs about ``20 n³``, a fold and penalty here ``4 n_test² n`` for n stimuli in
+    all. Feature by feature, a decomposition of p features and the projection of all responses cost as much as some
+    four penalties here.
     """
-    if gram.primal or not splits:
-        return False
     everything = np.union1d(*splits[0])
     for train, test in splits:
         if len(train) + len(test) != len(everything) or not np.array_equal(
             np.union1d(train, test), everything
         ):
             return False
+    if gram.primal:
+        return n_alphas <= 4
     apart = sum(20.0 * len(train) ** 3 for train, _ in splits)
     return sum(4.0 * n_alphas * len(test) ** 2 * len(everything) for _, test in splits) < apart
 
 
 class Deletion:
-    """Held-out residuals of every fold and penalty, as matrices on the responses in the directions.
+    """Held-out predictions and residuals of every fold and penalty, from matrices on the responses.
+
+    Responses, predictions and residuals are times sqrt(w).
 
     Parameters
     ----------
     subset : Subset
-        All stimuli of the folds, with weights > 0, decomposed stimulus by stimulus.
+        All stimuli of the folds, with weights > 0.
     splits : sequence of (rows to fit, rows to score)
         That `pays_off`.
     alphas : ndarray of shape (n_alphas,)
@@ -65,41 +71,85 @@ class Deletion:
         variances = subset.decomposition.variances()
         alpha = like(np.asarray(alphas, dtype=np.float64), variances)[:, None]
         self.shed = alpha / (variances + alpha)
-        self.root = subset.weight**0.5
+        self.kept = variances / (variances + alpha)
+        self.square = not subset.gram.primal
 
-    def residual_matrices(self, position: int) -> list[Any]:
-        """Return for every fold what makes residuals of `Subset.latent`: (n_test, rank), in the dtype of features.
-
-        Residuals are times sqrt(w).
-        """
-        return [self._single(self._residual_matrix(place, self.shed[position])) for place in self.places]
-
-    def prediction_matrices(self, position: int) -> list[Any]:
-        """Return for every fold what makes predictions, times sqrt(w), of responses less the mean of all."""
+    def matrices(self, position: int, *, predicting: bool) -> list[Any]:
+        """Return what makes predictions, or else residuals, of every fold: (n_test, rank), in the dtype of features."""
         found = []
         for place in self.places:
-            residual = self._residual_matrix(place, self.shed[position])
-            found.append(self._single(self._factor(place) - residual))
+            if not self.square:
+                matrix = self._prediction_matrix(place, self.kept[position])
+            elif predicting:
+                matrix = self._factor(place) - self._residual_matrix(place, self.shed[position])
+            else:
+                matrix = self._residual_matrix(place, self.shed[position])
+            xp = array_namespace(matrix)
+            found.append(xp.astype(matrix, float_type(self.subset.gram.dtype, matrix), copy=False))
         return found
 
+    def residuals(self, matrix: Any, place: np.ndarray, latent: Any, held_out: Any) -> Any:
+        """Return residuals of a fold: array of shape (n_test, n_columns)."""
+        return (
+            matrix @ latent if self.square else held_out - self.predictions(matrix, place, latent, held_out)
+        )
+
+    def predictions(self, matrix: Any, place: np.ndarray, latent: Any, held_out: Any) -> Any:
+        """Return predictions of a fold, of responses less the mean of all: array of shape (n_test, n_columns).
+
+        Parameters
+        ----------
+        matrix : one of `matrices`, predicting
+        place : ndarray of int
+            The fold's stimuli, from `places`.
+        latent : array of shape (rank, n_columns)
+            `Subset.latent` of all stimuli.
+        held_out : array of shape (n_test, n_columns)
+            The responses, times sqrt(w); the square way needs none.
+        """
+        if self.square:
+            return matrix @ latent
+        xp = array_namespace(latent)
+        fitted = latent - xp.astype(self._factor(place), latent.dtype).T @ held_out
+        predicted = matrix[:, : latent.shape[0]] @ fitted
+        if self.subset.gram.center:
+            constant = xp.astype(self._constant(place), latent.dtype)
+            predicted -= matrix[:, -1:] * (constant @ held_out)
+        return predicted
+
     def _factor(self, place: np.ndarray) -> Any:
-        factor = take(self.subset.decomposition.left, place)
-        factor /= take(self.root, place)[:, None]
-        return factor
+        """Return the rows of U that are held out: (n_test, rank), float64, in the order of LAPACK."""
+        factor = take_columns(self.subset.decomposition.left.T, place)
+        factor /= take(self.subset.weight, place) ** 0.5
+        return factor.T
+
+    def _constant(self, place: np.ndarray) -> Any:
+        return (take(self.subset.weight, place) / self.subset.total) ** 0.5
 
     def _residual_matrix(self, place: np.ndarray, shed: Any) -> Any:
         factor = self._factor(place)
         factor *= shed**0.5
         free = factor @ factor.T
         if self.subset.gram.center:
-            constant = take(self.root, place) / self.subset.total**0.5
+            constant = self._constant(place)
             free -= constant[:, None] * constant
         factor = solve_symmetric(free, factor)
         factor *= shed**0.5
         return factor
 
-    def _single(self, matrix: Any) -> Any:
-        return array_namespace(matrix).astype(matrix, float_type(self.subset.gram.dtype, matrix), copy=False)
+    def _prediction_matrix(self, place: np.ndarray, kept: Any) -> Any:
+        xp = array_namespace(kept)
+        factor, root = self._factor(place), kept**0.5
+        if self.subset.gram.center:
+            factor = xp.concat([factor, self._constant(place)[:, None]], axis=1)
+            root = xp.concat([root, xp.ones_like(root[:1])])
+        factor = factor * root
+        inner = factor.T @ factor
+        inner *= -1
+        inner += like(np.eye(inner.shape[0]), inner)
+        factor = solve_symmetric(inner, factor.T).T
+        factor *= root
+        return factor
 
 
 class DeletionScores:
@@ -122,9 +172,7 @@ class DeletionScores:
 
     def matrices(self, position: int) -> list[Any]:
         """Return what `score` needs of a penalty."""
-        if self.scoring == "r2":
-            return self.deletion.residual_matrices(position)
-        return self.deletion.prediction_matrices(position)
+        return self.deletion.matrices(position, predicting=self.scoring == "pearson_r")
 
     def score(self, matrices: Sequence[Any], columns: np.ndarray, latent: Any) -> np.ndarray:
         """Return the mean score over folds of some targets under one penalty: ndarray of shape (n_columns,).
@@ -140,30 +188,29 @@ class DeletionScores:
         """
         scores = np.empty(len(columns))
         for part in batches(len(columns), self.target_batch):
-            chosen = columns[part]
-            some = take_columns(latent, _as_slice(chosen))
-            if self._scatter is None:
-                scores[part] = self._correlation(matrices, chosen, some)
-            else:
-                errors = [column_dots(e, e) for e in (matrix @ some for matrix in matrices)]
-                scores[part] = np.mean(
-                    [r2_of(to_numpy(e), s) for e, s in zip(errors, self._scatter[:, chosen], strict=True)],
-                    axis=0,
-                )
+            scores[part] = self._batch(
+                matrices, columns[part], take_columns(latent, _as_slice(columns[part]))
+            )
         return scores
 
-    def _correlation(self, matrices: Sequence[Any], columns: np.ndarray, latent: Any) -> np.ndarray:
-        values = self.responses.values(self.deletion.subset.rows, columns)
-        found = []
-        for matrix, place in zip(matrices, self.deletion.places, strict=True):
-            weight, held_out = take(self.deletion.subset.weight, place), take(values, place)
-            target, _, scatter = scatter_about_mean(held_out, weight)
-            root = array_namespace(held_out).astype(weight**0.5, held_out.dtype)
-            predicted = matrix @ latent
-            predicted -= root[:, None] * ((root / float(weight.sum())) @ predicted)
-            spread = column_dots(predicted, predicted) * scatter
-            found.append(to_numpy(safe_ratio(column_dots(predicted, target), spread**0.5)))
-        return np.mean(found, axis=0)
+    def _batch(self, matrices: Sequence[Any], columns: np.ndarray, latent: Any) -> np.ndarray:
+        deletion, total = self.deletion, np.zeros(len(columns))
+        blind = deletion.square and self._scatter is not None  # then residuals need no responses
+        values = None if blind else self.responses.values(deletion.subset.rows, _as_slice(columns))
+        for fold, (matrix, place) in enumerate(zip(matrices, deletion.places, strict=True)):
+            weight = take(deletion.subset.weight, place)
+            held_out = None if values is None else _rooted(take(values, place), weight)
+            if self._scatter is not None:
+                residual = deletion.residuals(matrix, place, latent, held_out)
+                total += r2_of(to_numpy(column_dots(residual, residual)), self._scatter[fold, columns])
+            else:
+                target, _, scatter = scatter_about_mean(take(values, place), weight)
+                predicted = deletion.predictions(matrix, place, latent, held_out)
+                root = array_namespace(predicted).astype(weight**0.5, predicted.dtype)
+                predicted -= root[:, None] * ((root / float(weight.sum())) @ predicted)
+                spread = column_dots(predicted, predicted) * scatter
+                total += to_numpy(safe_ratio(column_dots(predicted, target), spread**0.5))
+        return total / len(matrices)
 
     def _scatters(self) -> np.ndarray:
         """Return the sum of squares of every fold's responses about their mean: (n_folds, n_targets)."""
@@ -175,6 +222,12 @@ class DeletionScores:
                 scatter = scatter_about_mean(take(values, place), take(subset.weight, place))[2]
                 found[fold, part] = to_numpy(scatter)
         return found
+
+
+def _rooted(values: Any, weight: Any) -> Any:
+    if bool((weight == 1).all()):
+        return values
+    return values * array_namespace(values).astype(weight**0.5, values.dtype)[:, None]
 
 
 def _as_slice(columns: np.ndarray) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,7 @@ from featpipe.encoding._arrays import like, to_numpy
 from featpipe.encoding._closed_form import ClosedForm
 from featpipe.encoding._deletion import Deletion, DeletionScores, pays_off
 from featpipe.encoding._gram import GramStatistics, Subset
-from featpipe.encoding._held_out import HeldOut
 from featpipe.encoding._ridge import (
-    RidgeSolution,
     Split,
     best_penalties,
     cross_validated_scores,
@@ -68,8 +65,6 @@ def fit_by_folds(
     if _from_one_decomposition(gram, splits, rows, 4 if reduced else len(alphas)):
         subset = gram.decompose(rows, consume=consume)
         scores = _scores_by_deletion(subset, Y, alphas, splits, scoring, target_batch, reduced)
-    elif reduced and _held_bytes(gram, splits) < Y.nbytes + gram.n_stimuli * gram.n_features * 4:
-        return _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch, consume)
     else:
         scores = cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
         subset = gram.decompose(rows, consume=consume)
@@ -144,36 +139,7 @@ def _scores_by_deletion(subset, Y, alphas, splits, scoring, target_batch, reduce
         columns = np.arange(latent.shape[1])
         return np.stack([table.score(table.matrices(place), columns, latent) for place in range(len(alphas))])
     guess = _guess_all(subset, responses, alphas, latent, target_batch)
-    keep = max(1, int(Y.nbytes // (4 * len(subset.rows) ** 2)))  # as many as are no larger than Y
-    matrices = lru_cache(maxsize=keep)(table.matrices)
-    return climb(guess, alphas, lambda place, chosen: table.score(matrices(place), chosen, latent))
-
-
-def _fit_by_climbing(gram, Y, alphas, splits, rows, scoring, target_batch, consume) -> Fitted:
-    folds = [HeldOut(gram.decompose(train), test, alphas) for train, test in splits]
-    subset = gram.decompose(rows, consume=consume)
-    responses = ScaledResponses(gram, Y, rows, target_batch)
-    solution = RidgeSolution(subset, responses)
-    closed = ClosedForm(subset, responses, alphas, method="gcv", scoring="r2")
-    alpha, score = np.empty(responses.n_targets), np.empty(responses.n_targets)
-    for part in batches(responses.n_targets, target_batch):
-        values = responses.values(rows, part)
-        latent = subset.latent(values)
-        guess = np.argmax(closed.scores(part, values, latent), axis=0)
-        prepared = [fold.prepare(responses, part) for fold in folds]
-
-        def evaluate(position: int, chosen: np.ndarray, prepared=prepared) -> np.ndarray:
-            pairs = zip(folds, prepared, strict=True)
-            every = len(chosen) == prepared[0].latent.shape[1]
-            scores = [
-                fold.score(targets if every else targets.some(chosen), position, scoring)
-                for fold, targets in pairs
-            ]
-            return to_numpy(sum(scores) / len(scores))
-
-        alpha[part], score[part] = best_penalties(climb(guess, alphas, evaluate), alphas)
-        solution.solve(part, values, alpha[part], latent)
-    return alpha, score, *solution.finish()
+    return climb(guess, alphas, lambda place, chosen: table.score(table.matrices(place), chosen, latent))
 
 
 def _latent(subset: Subset, responses: ScaledResponses, target_batch: int) -> Any:
@@ -197,9 +163,3 @@ def _from_one_decomposition(
     gram: GramStatistics, splits: Sequence[Split], rows: np.ndarray, n_alphas: int
 ) -> bool:
     return np.array_equal(np.union1d(*splits[0]), np.sort(rows)) and pays_off(gram, splits, n_alphas)
-
-
-def _held_bytes(gram: GramStatistics, splits: Sequence[Split]) -> int:
-    """Return the bytes that all folds at once take."""
-    width = gram.n_features if gram.primal else gram.n_stimuli
-    return sum(4 * (len(train) + len(test)) * width for train, test in splits)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.encoding._arrays import array_namespace, column_dots, double, take, take_columns
+from featpipe.encoding._arrays import array_namespace, column_dots, double, take
 from featpipe.encoding._gram import Subset
 from featpipe.encoding._scaled import ScaledResponses, scatter_about_mean
 
@@ -35,11 +35,6 @@ class HeldOutTargets:
     bias: Any
     scatter: Any
     lost: Any
-
-    def some(self, columns: np.ndarray) -> HeldOutTargets:
-        """Return some of the targets."""
-        matrices = (take_columns(values, columns) for values in (self.latent, self.target))
-        return HeldOutTargets(*matrices, *(take(v, columns) for v in (self.bias, self.scatter, self.lost)))
 
 
 class HeldOut:
