@@ -7,6 +7,7 @@ from featpipe.encoding._banded_contributions import band_contributions, unique_c
 from featpipe.encoding._best_layer import BestLayer
 from featpipe.encoding._encoder import RidgeEncoder
 from featpipe.encoding._per_roi import PerROI
+from featpipe.encoding._regions_of_targets import region_positions
 from featpipe.encoding._scaler import LayerScaler
 from featpipe.encoding._stacked import StackedLayers
 from featpipe.encoding._target_view import TargetView
@@ -20,5 +21,6 @@ __all__ = [
     "StackedLayers",
     "TargetView",
     "band_contributions",
+    "region_positions",
     "unique_contributions",
 ]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from featpipe.encoding import region_positions
 from featpipe.errors import RequestError
 
-REST = "other"  # targets in no ROI
 ALL = "all"
 
 
@@ -66,35 +66,10 @@ def columns_of(rois: Mapping[str, np.ndarray] | str | None, n_targets: int) -> C
     """
     if rois is None or (isinstance(rois, str) and rois == ALL):
         return Columns((ALL,), np.arange(n_targets), np.zeros(n_targets, dtype=np.int64), n_targets)
-    if not isinstance(rois, Mapping) or not rois:
+    if isinstance(rois, str) or (isinstance(rois, Mapping) and not rois):
         raise RequestError(
-            f"rois must be a mapping of names to positions of targets, or 'all', got {rois!r}; such as "
-            "{'lh.V1v': [0, 1, 2]}."
+            f"rois must be a mapping of names to positions of targets, or 'all', got {rois!r}."
         )
-    found = {str(name): _positions(str(name), targets, n_targets) for name, targets in rois.items()}
-    rest = np.setdiff1d(np.arange(n_targets), np.concatenate(list(found.values())))
-    if len(rest):
-        if REST in found:
-            raise RequestError(
-                f"A ROI is named {REST!r}, but {len(rest)} targets are in no ROI and would be it."
-            )
-        found[REST] = rest
+    found = region_positions(rois, n_targets)
     part = np.repeat(np.arange(len(found)), [len(targets) for targets in found.values()])
     return Columns(tuple(found), np.concatenate(list(found.values())), part, n_targets)
-
-
-def _positions(name: str, targets: np.ndarray, n_targets: int) -> np.ndarray:
-    given = np.asarray(targets)
-    if given.dtype == bool and given.shape == (n_targets,):
-        given = np.flatnonzero(given)
-    if given.ndim != 1 or given.dtype.kind not in "iu" or not len(given):
-        raise RequestError(
-            f"ROI {name!r} has shape {given.shape} and dtype {given.dtype}; give positions of its targets, at least "
-            f"one, or a mask of bool of shape ({n_targets},) with at least one True."
-        )
-    if given.min() < 0 or given.max() >= n_targets or len(np.unique(given)) < len(given):
-        raise RequestError(
-            f"ROI {name!r} has positions {given.min()} to {given.max()}; they must lie in 0 to {n_targets - 1}, none "
-            "twice."
-        )
-    return given.astype(np.int64)

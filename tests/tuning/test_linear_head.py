@@ -278,12 +278,12 @@ def test_columns_of_rois():
     [
         ("each", "rois must be a mapping"),
         ({}, "rois must be a mapping"),
-        ({"a": []}, "ROI 'a' has shape"),
-        ({"a": [0.5]}, "ROI 'a' has shape"),
-        ({"a": [True, False]}, r"mask of bool of shape \(5,\)"),
-        ({"a": [0, 5]}, "must lie in 0 to 4"),
-        ({"a": [1, 1]}, "none twice"),
-        ({"other": [0]}, "A ROI is named 'other', but 4 targets are in no ROI"),
+        ({"a": []}, "Region 'a' has no targets"),
+        ({"a": [0.5]}, "Region 'a' must be a one-dimensional array"),
+        ({"a": [True, False]}, "mask of region 'a' has 2 entries for 5 targets"),
+        ({"a": [0, 5]}, "numbered 0 to 4"),
+        ({"a": [1, 1]}, "names some targets twice"),
+        ({"other": [0]}, "4 targets are in no region and would form the region 'other'"),
     ],
 )
 def test_wrong_rois_are_named(rois, message):
