@@ -223,7 +223,8 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return tuple(width for _, width in self.bands_)
 
     def _layers(self, X) -> Iterator[np.ndarray]:
-        return (layer_matrix(X, number, self.widths) for number in range(len(self.bands_)))
+        widths = None if isinstance(X, LayerBlocks) else self._widths
+        return (layer_matrix(X, number, widths) for number in range(len(self.bands_)))
 
     def _coefficients(self) -> list[np.ndarray]:
         return np.split(self.coef_, np.cumsum(self._widths)[:-1], axis=-1)

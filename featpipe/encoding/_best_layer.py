@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.encoding._folds import inner_splits
 from featpipe.encoding._independence import fits_targets_independently
-from featpipe.encoding._layers import layer_matrix, layer_widths
+from featpipe.encoding._layers import layer_widths
 from featpipe.encoding._per_layer import (
     LayerProblem,
     check_features,
@@ -20,6 +20,7 @@ from featpipe.encoding._per_layer import (
     encoder_for,
     encoder_of,
     fit_layer,
+    fitted_layer,
     held_out_predictions,
 )
 from featpipe.encoding._regions_of_targets import region_positions
@@ -147,7 +148,7 @@ class BestLayer(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X = check_features(self, X, self.widths)
         predicted: Any = None
         for position, targets, estimator in self._fits():
-            part = estimator.predict(layer_matrix(X, position, self.widths)).reshape(len(X), -1)
+            part = estimator.predict(fitted_layer(self, X, position)).reshape(len(X), -1)
             if predicted is None:
                 predicted = np.empty((len(X), len(self._chosen)), dtype=part.dtype)
             predicted[:, targets] = part

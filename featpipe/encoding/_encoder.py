@@ -18,6 +18,7 @@ from featpipe.blocks import LayerBlocks
 from featpipe.encoding._arrays import check_device, moved_if_it_fits, on_device, take_columns
 from featpipe.encoding._folds import CLOSED_FORMS, check_enough, check_single, inner_splits
 from featpipe.encoding._gram import GramStatistics
+from featpipe.encoding._layers import check_layers
 from featpipe.encoding._penalties import given_penalties, penalty_groups, search_penalties, shared_penalties
 from featpipe.encoding._ridge import missing_patterns, ridge
 from featpipe.encoding._search import Search
@@ -175,6 +176,7 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     def predict(self, X):
         """Predict responses: ndarray of shape (n_stimuli, n_targets), or (n_stimuli,)."""
         check_is_fitted(self)
+        check_layers(self, X, reset=False)
         if isinstance(X, LayerBlocks):
             return self._predict_layers(X)
         X = validate_data(self, X, dtype=_FLOATS, reset=False)
@@ -194,6 +196,7 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             raise RequestError(f"target_batch must be an int >= 1, got {self.target_batch!r}.")
         for_x = {"dtype": _FLOATS, "ensure_min_samples": 2, "estimator": self}
         for_y = {"dtype": _FLOATS, "ensure_2d": False, "ensure_all_finite": "allow-nan", "estimator": self}
+        check_layers(self, X, reset=True)
         if isinstance(X, LayerBlocks):
             self.n_features_in_ = X.shape[1]
             y = check_array(y, input_name="y", **for_y)

@@ -42,6 +42,23 @@ def layer_widths(X, widths: Sequence[int] | None = None) -> tuple[int, ...]:
     return given
 
 
+def check_layers(estimator, X, *, reset: bool) -> None:
+    """Note the layers that an estimator is fitted to as ``layers_`` (None of a matrix), or check those that come later.
+
+    Raises
+    ------
+    RequestError
+        Other layers than those fitted, or the same in another order.
+    """
+    layers = tuple(zip(X.names, X.widths, strict=True)) if isinstance(X, LayerBlocks) else None
+    if reset:
+        estimator.layers_ = layers
+    elif layers is not None and estimator.layers_ is not None and layers != estimator.layers_:
+        raise RequestError(
+            f"{type(estimator).__name__} was fitted to layers {estimator.layers_}, but got {layers}."
+        )
+
+
 def layer_matrix(X, position: int, widths: Sequence[int] | None = None) -> np.ndarray:
     """Return one layer of all stimuli, flattened: ndarray of shape (n_stimuli, width).
 

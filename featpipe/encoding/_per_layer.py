@@ -113,6 +113,11 @@ def check_features(estimator, X, widths):
     return X
 
 
+def fitted_layer(estimator, X, position: int) -> np.ndarray:
+    """Return a layer to predict from: of `LayerBlocks`, or of a matrix of the layers that were fitted side by side."""
+    return layer_matrix(X, position, None if isinstance(X, LayerBlocks) else estimator.layer_widths_)
+
+
 def fit_layer(estimator, features: np.ndarray, Y: np.ndarray, metadata: dict[str, np.ndarray]) -> Any:
     """Fit a clone to one layer, with the weights and groups that it takes."""
     fitted = clone(estimator)

@@ -14,13 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.encoding._folds import inner_splits
 from featpipe.encoding._independence import fits_targets_independently
-from featpipe.encoding._layers import layer_matrix, layer_widths
+from featpipe.encoding._layers import layer_widths
 from featpipe.encoding._per_layer import (
     LayerProblem,
     check_features,
     check_problem,
     encoder_of,
     fit_layer,
+    fitted_layer,
     held_out_predictions,
 )
 from featpipe.encoding._ridge import Split
@@ -136,7 +137,7 @@ class StackedLayers(MultiOutputMixin, RegressorMixin, BaseEstimator):
         predicted: Any = 0.0
         for position, (estimator, weights) in enumerate(zip(self.estimators_, self._weights(), strict=True)):
             if weights.any():
-                part = estimator.predict(layer_matrix(X, position, self.widths)).reshape(len(X), -1)
+                part = estimator.predict(fitted_layer(self, X, position)).reshape(len(X), -1)
                 predicted = predicted + part * weights.astype(part.dtype)
         return predicted[:, 0] if self.weights_.ndim == 1 else predicted
 

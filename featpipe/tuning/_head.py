@@ -16,6 +16,7 @@ from sklearn.utils.validation import (
 )
 
 from featpipe.blocks import LayerBlocks
+from featpipe.encoding._layers import check_layers
 from featpipe.errors import RequestError
 from featpipe.extraction._forward import choose_device
 from featpipe.tuning._columns import Columns, columns_of
@@ -132,6 +133,7 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
 
     def _check_features(self, X):
         """Return features as a float32 matrix; layers are put side by side."""
+        check_layers(self, X, reset=False)
         X = X.to_matrix() if isinstance(X, LayerBlocks) else X
         return validate_data(self, X, dtype=np.float32, reset=False)
 
@@ -140,6 +142,7 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
         return as_tensor(X).to(device)
 
     def _validate(self, X, y, sample_weight):
+        check_layers(self, X, reset=True)
         X = X.to_matrix() if isinstance(X, LayerBlocks) else X
         for_x, for_y = ({**checks, "estimator": self} for checks in (_FOR_X, _FOR_Y))
         X, y = validate_data(self, X, y, validate_separately=(for_x, for_y))

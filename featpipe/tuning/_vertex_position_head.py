@@ -6,6 +6,7 @@ import torch
 from sklearn.utils.validation import check_array
 
 from featpipe.blocks import LayerBlocks
+from featpipe.encoding._layers import check_layers
 from featpipe.errors import RequestError
 from featpipe.tuning._columns import Columns
 from featpipe.tuning._head import _FOR_Y, INITS, Head
@@ -168,6 +169,7 @@ class VertexPositionHead(Head):
     def _validate(self, X, y, sample_weight):
         if not isinstance(X, LayerBlocks) or map_shape(X) is None:
             return super()._validate(X, y, sample_weight)
+        check_layers(self, X, reset=True)
         y = check_array(y, estimator=self, input_name="y", **_FOR_Y)
         self.n_features_in_ = X.shape[1]
         return X, y, self._check_weight(X, y, sample_weight)
@@ -181,6 +183,7 @@ class VertexPositionHead(Head):
                 f"The head was fitted to maps of shape {tuple(self.architecture_['shape'])}, but got {shape}; give the "
                 "layer that it was fitted to."
             )
+        check_layers(self, X, reset=False)
         return X
 
     def _features(self, X, device: torch.device):
