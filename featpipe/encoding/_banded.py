@@ -52,6 +52,7 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
     mixture : {"target", "shared"}
         gamma for each target, or one for all targets of the fit with an alpha for each. Shared, it is chosen from
         much more data: better where targets are few, noisy and alike (neurons of an area, voxels of a region).
+        Targets that miss other stimuli than the rest have a gamma of their own.
     n_iter : int, or array of shape (n_candidates, n_bands)
         Mixtures to try first. An int takes all bands alike, then with equal variance, single bands, pairs, and draws
         from Dirichlet distributions; after the first, only penalties that match what was good so far are tried.

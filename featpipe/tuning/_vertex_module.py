@@ -158,7 +158,8 @@ class VertexModule(nn.Module):
         """Draw vertices within each ROI, (n_rois, n_drawn): one from every of n_drawn equal parts of it.
 
         Each vertex is as likely as any other; where all fit into a step, the largest ROI is taken as it is.
-        The same numbers are used for every ROI, so that what one draws does not depend on the others.
+        The same numbers are used for every ROI, so that what one draws does not depend on the others, as long as one
+        of them is larger than a step.
         """
         n_drawn = min(self.vertices_per_step, self._largest)
         within = torch.rand(n_drawn, generator=generator, device=sizes.device, dtype=torch.float64)
