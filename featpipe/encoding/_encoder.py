@@ -96,6 +96,9 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     same stimuli share one factorisation, so a few patterns are cheap, and one for every target is not.
     Constant features get coefficient 0; collinear ones, such as a layer given twice, share the solution of least
     norm. Constant targets get a constant prediction. Two stimuli are enough to fit; fewer than folds are an error.
+    Prefer "r2" where targets are predicted weakly. r knows no scale, so that by "pearson_r" nothing draws
+    predictions of noise to their mean; and with "loo" and "gcv" the mean of the others moves against the stimulus
+    that is left out, so that r of strongly shrunk predictions tends to -1 and penalties come out too small.
     A stimulus given twice counts twice, and folds do not know its copies: give `groups`, which "loo" and "gcv"
     refuse. `score` is R² as in scikit-learn. With metadata routing enabled, `fit` asks for `sample_weight` and
     `groups`, `score` for `sample_weight`.

@@ -129,3 +129,16 @@ def test_a_constant_target_takes_the_strongest_penalty(rng, method):
     alpha, score, coef, intercept = closed_form_fit(subset, Y, ALPHAS, method=method)
     assert (alpha[1], score[1], intercept[1]) == (ALPHAS.max(), 0.0, pytest.approx(0.3))
     assert not coef[1].any()
+
+
+@pytest.mark.parametrize("method", ["loo", "gcv"])
+def test_left_out_means_turn_correlations_of_strong_penalties_round(rng, method):
+    """Why R² is preferred for weak targets: a prediction that is nearly the mean of the others has r near -1."""
+    X, Y = rng.standard_normal((30, 5)), rng.standard_normal((30, 4))
+    subset = GramStatistics(X).decompose(np.arange(30))
+    of_r, of_r2 = (
+        closed_form_scores(subset, Y, np.array([1e9]), method=method, scoring=scoring)
+        for scoring in ("pearson_r", "r2")
+    )
+    np.testing.assert_allclose(of_r, -1, atol=1e-4)
+    np.testing.assert_allclose(of_r2, 1 - (30 / 29) ** 2, atol=1e-4)
