@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from featpipe.datasets import load_dataset
 from featpipe.errors import RecipeError
 from featpipe.extraction import Extraction, Means, Progress
 from featpipe.features import CachedFeatures, JoinedFeatures
+from featpipe.files import claimed
 from featpipe.model_selection import (
     Evaluation,
     SetKFold,
@@ -147,7 +149,21 @@ def fit(
         raise RecipeError(
             f"Recipe {recipe.name!r} takes {', '.join(recipe.data)} data, not {request.data!r}."
         )
-    folder = RunFolder.create(request.out, overwrite=request.overwrite)
+    with claimed(Path(request.out)):
+        folder = RunFolder.create(request.out, overwrite=request.overwrite)
+        return _fit_into(folder, request, began, means, progress, fold_progress, tell)
+
+
+def _fit_into(
+    folder: RunFolder,
+    request: FitRequest,
+    began: float,
+    means: Means | None,
+    progress: Progress | None,
+    fold_progress: Progress | None,
+    tell: Tell | None,
+) -> RunFolder:
+    recipe = request.recipe
     dataset = _load(request)
     extracted = _extract(request, dataset, means, progress) if request.extract else None
     ready = time.perf_counter()
@@ -222,6 +238,11 @@ def outer_folds(request: FitRequest, dataset: AnyDataset) -> str | int:
     if request.cv is not None:
         return request.cv
     splits = set() if dataset.splits is None else set(dataset.splits)
+    if "test" in splits and "train" not in splits:
+        raise RecipeError(
+            f"{request.data} has stimuli labelled 'test' and none labelled 'train', so that nothing may be fitted. "
+            "Label those to fit in splits.csv, or say --cv 5 to divide all stimuli into folds."
+        )
     return "splits" if {"train", "test"} <= splits else request.recipe.cv
 
 
@@ -269,6 +290,11 @@ def _folds(cv: str | int, dataset: AnyDataset, task: Task) -> Folds:
         cv, dataset.n_stimuli, groups=labels, splits=dataset.splits, ids=dataset.ids, by_set=task.by_set
     )
     folds = chosen if isinstance(chosen, list) else list(chosen.split(dataset.ids, groups=labels))
+    if max(len(test) for _, test in folds) < 2:
+        raise RecipeError(
+            f"Folds {cv!r} score a single stimulus each, of which there is no correlation; at least two are needed. "
+            "Choose fewer folds, such as --cv 5."
+        )
     for train, test in folds:
         shared = np.isin(dataset.digests[test], dataset.digests[train])
         if shared.any():
