@@ -127,11 +127,12 @@ def read_predictions(path: str | Path) -> Predictions:
         Another ending, no such file, or no ids inside.
     """
     source = Path(path)
-    check_format(source)
     if not source.is_file():
         raise RequestError(
-            f"There is no file {source}. Write one with `featpipe predict RUN --out {source.name}`."
+            f"There is no run folder and no file {source}. `featpipe fit` makes the one, `featpipe predict` writes the "
+            "other."
         )
+    check_format(source)
     try:
         return _READERS[source.suffix](source)
     except _UNREADABLE as error:

@@ -89,8 +89,10 @@ def _score_one(
     if run is not None:
         recorded = run.read_json("run.json")["data"]
         _refuse_another_target(run, recorded["target"], target)
-        subject, target = subject or recorded["subject"], target or recorded["target"]
+        asked, subject, target = subject, subject or recorded["subject"], target or recorded["target"]
     dataset = _held_out(data, subject, target)
+    if run is not None and asked is not None:
+        _refuse_another_subject(run, recorded["subject"], dataset)
     if run is not None and (run.kind == "rdms") != isinstance(dataset, RDMDataset):
         came, wanted = ("RDMs", "responses") if run.kind == "rdms" else ("responses", "RDMs")
         raise RequestError(f"{source} predicts {came}, but {dataset.name!r} holds {wanted}.")
@@ -183,6 +185,16 @@ def _aligned(read: Predictions, dataset: Dataset) -> np.ndarray:
     if read.in_training is not None:
         refuse_seen(dataset, read.in_training[rows], "the run that made these predictions")
     return read.values[rows]
+
+
+def _refuse_another_subject(run: RunFolder, fitted: str | None, dataset: Dataset | RDMDataset) -> None:
+    """Refuse responses of one subject for those of another: a voxel's number means nothing in another head."""
+    given = getattr(dataset, "subject", None)
+    if isinstance(dataset, Dataset) and fitted and given and fitted != given:
+        raise RequestError(
+            f"{run.path} predicts the responses of {fitted}, which --subject would compare with those of {given}. "
+            f"Leave --subject out, or fit a run for {given}."
+        )
 
 
 def _refuse_another_target(run: RunFolder, fitted: str | None, asked: str | None) -> None:

@@ -72,6 +72,13 @@ def test_each_subject_has_the_run_that_it_would_have_alone(runs, ask, tmp_path):
     assert RunFolder(runs / "subj03").read_json("summary.json") == alone.read_json("summary.json")
 
 
+def test_responses_of_one_subject_are_not_scored_on_another(runs, data):
+    run = str(runs / "subj01")
+    assert score(run, data, subject="1") == score(run, data)
+    with pytest.raises(RequestError, match=r"responses of subj01, .* compare with those of subj02"):
+        score(run, data, subject="2")
+
+
 def test_the_summary_is_over_all_targets(runs):
     summary = RunFolder(runs).read_json("subjects.json")
     table = summary["scores"]["pearson_r"]
