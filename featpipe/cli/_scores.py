@@ -29,8 +29,9 @@ def show_summary(summary: dict[str, Any]) -> None:
         say(f"ceiling: estimated, {source}")
     if inference := summary.get("inference"):
         _show_inference(inference)
-    if summary.get("constant_predictions"):
-        note(f"featpipe: {summary['constant_predictions']} predictions are constant and score r = 0.")
+    for what in ("predictions", "responses"):
+        if count := summary.get(f"constant_{what}"):
+            note(f"featpipe: {count} {what} (of a target in a fold) are constant and score r = 0.")
 
 
 def _columns(summary: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -233,12 +233,14 @@ def _collect(task: _Task, ids: np.ndarray, splits, folds: list[_Fold], target_na
         raise RequestError(f"There are {len(names)} target_names for {n_targets} targets.")
     keep_predictions, keep_estimators = task.keep
     found = [fold.moments for fold in folds if fold.moments is not None]
+    scored = np.isfinite(next(iter(scores.values())))  # one response alone never varies, and has no score
+    counted = list(zip(found, scored, strict=True)) if found else []
     return Evaluation(
         scores=scores,
         target_names=names,
         test_ids=tuple(ids[test] for _, test in splits),
-        constant_predictions=np.array([m.constant_pred.sum() for m in found], dtype=int),
-        constant_responses=np.array([m.constant_true.sum() for m in found], dtype=int),
+        constant_predictions=np.array([(m.constant_pred & s).sum() for m, s in counted], dtype=int),
+        constant_responses=np.array([(m.constant_true & s).sum() for m, s in counted], dtype=int),
         pooled_r=_pooled_r(found),
         predictions=_assemble(folds, splits, ids) if keep_predictions else None,
         estimators=tuple(fold.estimator for fold in folds) if keep_estimators else None,

@@ -155,6 +155,10 @@ def test_a_fold_without_responses_of_a_target_is_left_out_of_its_mean(study):
     found = evaluate(_pipeline(table), ids, Y, cv=folds)
     scores = found.fold_scores("pearson_r")
     assert np.isnan(scores[0, 1])
+    np.testing.assert_array_equal(
+        found.constant_responses, [0, 0, 0]
+    )  # what has no score is not said to be 0
+    np.testing.assert_array_equal(found.constant_predictions, [0, 0, 0])
     np.testing.assert_allclose(scores[0, 0], before[0, 0], atol=1e-6)
     assert found.mean()["pearson_r"][1] == pytest.approx(scores[1:, 1].mean())
     assert found.overall("pearson_r") == pytest.approx(found.mean()["pearson_r"].mean())
