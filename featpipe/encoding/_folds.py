@@ -16,6 +16,10 @@ CLOSED_FORMS = ("loo", "gcv")
 def inner_splits(cv, X, y, groups) -> list[Split]:
     """Return the folds of a search as (rows to fit, rows to score); an int shuffles, or respects groups."""
     if isinstance(cv, int | np.integer):
+        if cv < 2:
+            raise RequestError(
+                f"cv is {cv}; a search needs at least 2 folds. Set cv to a number from 2, or give alpha."
+            )
         if len(X) < cv:
             raise RequestError(
                 f"{cv} folds need at least {cv} stimuli, got {len(X)}. Set a smaller cv, or give alpha."
@@ -26,7 +30,7 @@ def inner_splits(cv, X, y, groups) -> list[Split]:
                 "give alpha."
             )
         cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
-    elif isinstance(cv, str):
+    elif isinstance(cv, str | float):
         raise RequestError(
             f"cv must be a number of folds, a splitter, a list of folds, 'loo' or 'gcv', got {cv!r}."
         )

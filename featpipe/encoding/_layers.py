@@ -33,13 +33,15 @@ def layer_widths(X, widths: Sequence[int] | None = None) -> tuple[int, ...]:
         return X.widths
     if widths is None:
         return (int(X.shape[1]),)
-    given = tuple(int(width) for width in widths)
-    if any(width < 1 for width in given) or sum(given) != X.shape[1]:
+    given = list(widths) if np.iterable(widths) else [widths]
+    if not all(isinstance(width, int | np.integer) and width > 0 for width in given):
+        raise RequestError(f"widths must be numbers of columns, at least 1 a layer, got {widths!r}.")
+    if sum(given) != X.shape[1]:
         raise RequestError(
-            f"widths {list(given)} add up to {sum(given)} features, but X has {X.shape[1]}; give the number of "
-            "columns of each layer, in order."
+            f"widths {given} add up to {sum(given)} features, but X has {X.shape[1]}; give the number of columns "
+            "of each layer, in order."
         )
-    return given
+    return tuple(int(width) for width in given)
 
 
 def check_layers(estimator, X, *, reset: bool) -> None:

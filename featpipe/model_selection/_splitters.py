@@ -162,7 +162,8 @@ def _folds(n_folds: int, n_stimuli: int, groups):
     n_units = n_stimuli if groups is None else len(np.unique(np.asarray(groups)))
     if not 2 <= n_folds <= n_units:
         what = "stimuli" if groups is None else "groups"
-        raise RequestError(f"{n_folds} folds cannot be made of {n_units} {what}; choose from 2 to {n_units}.")
+        right = f"choose from 2 to {n_units}" if n_units > 1 else "at least 2 are needed"
+        raise RequestError(f"{n_folds} folds cannot be made of {n_units} {what}; {right}.")
     return KFold(n_folds, shuffle=True, random_state=0) if groups is None else GroupKFold(n_folds)
 
 
