@@ -38,10 +38,10 @@ def checked_ceiling(values: Any, *, unit: str = "fraction", of: str = "r2") -> n
     """
     ceiling = np.asarray(values, dtype=np.float64)
     largest = float(np.nanmax(ceiling, initial=0.0))
-    smallest = float(np.nanmin(ceiling, initial=0.0))
+    smallest = float(np.nanmin(ceiling, initial=np.inf))
     if smallest < 0 or not np.isfinite(largest) or largest > 100:
         raise DatasetError(
-            f"Noise ceilings run from {smallest:g} to {largest:g}; neither fractions (0 to 1) nor "
+            f"Noise ceilings run from {smallest:g} to {np.nanmax(ceiling):g}; neither fractions (0 to 1) nor "
             "percentages (0 to 100) do. Check the column."
         )
     if unit == "auto":

@@ -83,8 +83,8 @@ def _read_npy(path: Path, member: str | None) -> np.ndarray:
         mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DatasetError(
-            f"{str(path)!r} cannot be read as an array of numbers ({error}). Save it with "
-            "numpy.save from a plain array; pickled objects are not loaded."
+            f"{str(path)!r}, of {path.stat().st_size} bytes, cannot be read as an array of numbers ({error}). Copy it "
+            "anew if it was cut short; else save it with numpy.save from a plain array: pickled objects are not loaded."
         ) from error
     return mapped
 

@@ -189,9 +189,10 @@ def named_targets(
     choices = {**_values(targets), **masks}
     if name not in choices:
         close = get_close_matches(name, choices, 3) or list(choices)[:8]
+        known = f"There are {', '.join(close)}" if close else "Its targets have no groups"
+        more = len(choices) - len(close)
         raise DatasetError(
-            f"Dataset {dataset!r} has no group of targets {name!r}. "
-            + (f"There are {', '.join(close)}." if close else "Its targets have no groups.")
+            f"Dataset {dataset!r} has no group of targets {name!r}. {known}{f' and {more} others' * (more > 0)}."
         )
     return choices[name]
 

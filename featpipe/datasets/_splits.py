@@ -25,7 +25,10 @@ def split_rows(path: str | None, ids: list[str], base: Path) -> dict[str, Any]:
         raise DatasetError(f"{path!r} has several rows for {some(list(twice))}; one per id is needed.")
     table = table.set_index("id")
     if missing := [i for i in ids if i not in table.index]:
-        raise DatasetError(f"{path!r} has no row for {len(missing)} of {len(ids)} ids, {some(missing)}.")
+        raise DatasetError(
+            f"{path!r} has no row for {len(missing)} of {len(ids)} ids, {some(missing)}; its ids are such as "
+            f"{some(list(table.index), 2)}. An id is a file's path without folder prefix and extension."
+        )
     table = table.loc[ids]
     names = {"split": "splits", "group": "groups", "n_repeats": "n_repeats"}
     rows = {field: table[column].to_numpy() for column, field in names.items() if column in table}

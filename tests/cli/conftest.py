@@ -118,10 +118,21 @@ def _write_datasets(root: Path) -> None:
         "unordered": 'stimuli = "stimuli"\nresponses = "responses.npy"\n',
         "percent": 'stimuli = "stimuli"\nrows = "sorted"\nresponses = "responses.npy"\n'
         'targets = "percent.csv"\n',
+        "negative": 'stimuli = "stimuli"\nrows = "sorted"\nresponses = "responses.npy"\n'
+        'targets = "negative.csv"\n',
+        "tested": 'stimuli = "stimuli"\nrows = "sorted"\nresponses = "responses.npy"\nsplits = "tested.csv"\n',
+        "misnamed": 'stimuli = "stimuli"\nrows = "sorted"\nresponses = "responses.npy"\n'
+        'splits = "misnamed.csv"\n',
+        "torn": 'stimuli = "stimuli"\nrows = "sorted"\nresponses = "torn.npy"\n',
         "short": 'stimuli = "stimuli"\nrows = "sorted"\nresponses = "../rows39.npy"\n',
     }.items():
         (root / "table" / f"{name}.toml").write_text(text)
     (root / "table" / "percent.csv").write_text("roi,noise_ceiling\n" + "V1v,47.5\n" * 8)
+    (root / "table" / "negative.csv").write_text("roi,noise_ceiling\n" + "V1v,-0.2\n" * 8)
+    for name, ending in {"tested": "", "misnamed": ".png"}.items():
+        rows = [f"image_{number}{ending},test" for number in range(40)]
+        (root / "table" / f"{name}.csv").write_text("\n".join(["id,split", *rows]) + "\n")
+    (root / "table" / "torn.npy").write_bytes((root / "table" / "responses.npy").read_bytes()[:700])
 
 
 def _write_rdms(root: Path) -> None:

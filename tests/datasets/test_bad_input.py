@@ -87,8 +87,8 @@ TABLE = {
     ),
     "ceiling in percent": (targets(62), "reach 62, which looks like percent"),
     "ceiling just above one": (targets(1.2), "reach 1.2; a fraction of variance is at most 1"),
-    "ceiling beyond percent": (targets(620), "run from 0 to 620; neither"),
-    "negative ceiling": (targets(-0.1), "run from -0.1 to 0; neither"),
+    "ceiling beyond percent": (targets(620), "run from 620 to 620; neither"),
+    "negative ceiling": (targets(-0.1), "run from -0.1 to -0.1; neither"),
     "splits without id": (text("splits.csv", "image,split\na,train\n"), "it needs id and one of split"),
     "splits misspelt": (text("splits.csv", "id,spilt,group\na,train,g\n"), "did you mean 'split'"),
     "splits incomplete": (
