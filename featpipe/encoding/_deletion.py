@@ -45,7 +45,8 @@ def pays_off(gram: GramStatistics, splits: Sequence[Split], n_alphas: int) -> bo
         ):
             return False
     if gram.primal:
-        return n_alphas <= 4
+        # fewer stimuli than features would leave directions that a small penalty alone holds, and rounding fills
+        return n_alphas <= 4 and all(len(train) > gram.n_features for train, _ in splits)
     apart = sum(20.0 * len(train) ** 3 for train, _ in splits)
     return sum(4.0 * n_alphas * len(test) ** 2 * len(everything) for _, test in splits) < apart
 

@@ -54,6 +54,18 @@ def test_folds_left_out_keep_their_scores_in_float32(rng, unit):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("scoring", ["r2", "pearson_r"])
+def test_folds_that_leave_fewer_stimuli_than_features_are_decomposed_by_themselves(rng, scoring):
+    """A small penalty alone holds what they do not span, and rounding in float32 would fill it."""
+    X, Y = _problem(rng, (40, 32), dtype=np.float32)
+    splits, alphas = list(KFold(2).split(X)), np.array([1e-6, 1e-4, 1e-2])
+    gram, exact = GramStatistics(X), GramStatistics(X.astype(np.float64))
+    found = fold_scores(gram, Y, alphas, splits, rows=np.arange(40), scoring=scoring)
+    expected = cross_validated_scores(exact, Y.astype(np.float64), alphas, splits, scoring=scoring)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+    assert pays_off(gram, list(KFold(8).split(X)), 3)
+
+
 @pytest.mark.parametrize(
     ("cv", "suits"),
     [
