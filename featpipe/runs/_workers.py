@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.metadata
 import importlib.util
 import json
@@ -123,6 +124,10 @@ def _scratch(out: str) -> Iterator[Path]:
     """Make a folder beside the run, on the file system that its results go to, for as long as the run lasts."""
     place = Path(out).absolute()
     place.parent.mkdir(parents=True, exist_ok=True)
+    for left in place.parent.glob(
+        f".{glob.escape(place.name)}.dask-*"
+    ):  # by a run that was killed: `fit` is alone here
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.dask-", dir=place.parent))
     try:
         yield folder
