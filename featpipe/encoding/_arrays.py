@@ -17,6 +17,7 @@ from scipy import linalg
 from featpipe.errors import MissingDependency, RequestError
 
 __all__ = [
+    "add_products",
     "array_namespace",
     "check_device",
     "column_dots",
@@ -24,13 +25,16 @@ __all__ = [
     "eigh",
     "float_type",
     "like",
+    "mirror",
     "moved_if_it_fits",
     "on_device",
+    "product",
     "solve_symmetric",
     "submatrix",
     "take",
     "take_columns",
     "to_numpy",
+    "transposed_product",
 ]
 
 _ROWS_AT_A_TIME = 1024  # of a sum of float32 products
@@ -55,7 +59,7 @@ def on_device(array: np.ndarray, device: str) -> Any:
     if device == "cpu":
         return array
     torch = _torch(device)
-    return torch.as_tensor(np.ascontiguousarray(array), device=device)
+    return torch.asarray(np.ascontiguousarray(array), device=device, copy=True)  # read-only arrays too
 
 
 def moved_if_it_fits(array: np.ndarray, device: str) -> Any:
@@ -127,6 +131,51 @@ def column_dots(left: Any, right: Any) -> Any:
         else:
             total += np.einsum("vt,vt->t", left[rows], right[rows])  # makes no array of products
     return total
+
+
+def add_products(total: Any, rows: Any) -> None:
+    """Add ``rows @ rows.T`` in place; of NumPy's only the upper triangle, which `mirror` copies at the end."""
+    if is_torch_array(total):
+        total += rows @ rows.T
+    elif rows.flags.c_contiguous:
+        linalg.blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=total.T, lower=1, overwrite_c=1)
+    else:
+        linalg.blas.dsyrk(1.0, rows, beta=1.0, c=total.T, lower=1, overwrite_c=1)
+
+
+def mirror(total: Any) -> Any:
+    """Copy the upper triangle of NumPy's matrix to the lower one, in place."""
+    if not is_torch_array(total):
+        for start in range(0, len(total), _ROWS_AT_A_TIME // 4):
+            rows = slice(start, start + _ROWS_AT_A_TIME // 4)
+            total[rows, :start] = total[:start, rows].T
+            square = total[rows, rows]
+            square[...] = np.triu(square) + np.triu(square, 1).T
+    return total
+
+
+def product(left: Any, right: Any) -> Any:
+    """Return ``left @ right`` in the dtype of `right`; NumPy's left is turned into it a few rows at a time."""
+    if is_torch_array(left) or left.dtype == right.dtype:
+        return array_namespace(right).astype(left, right.dtype, copy=False) @ right
+    found = np.empty((left.shape[0], right.shape[1]), dtype=right.dtype)
+    for start in range(0, len(left), _ROWS_AT_A_TIME // 2):
+        rows = slice(start, start + _ROWS_AT_A_TIME // 2)
+        np.matmul(left[rows].astype(right.dtype), right, out=found[rows])
+    return found
+
+
+def transposed_product(left: Any, right: Any) -> Any:
+    """Return ``left.T @ right`` as `product` does."""
+    if left.shape[0] < left.shape[1] * 2:
+        return product(left.T, right)
+    if is_torch_array(left) or left.dtype == right.dtype:
+        return array_namespace(right).astype(left, right.dtype, copy=False).T @ right
+    found = np.zeros((left.shape[1], right.shape[1]), dtype=right.dtype)
+    for start in range(0, len(left), 2 * _ROWS_AT_A_TIME):
+        rows = slice(start, start + 2 * _ROWS_AT_A_TIME)
+        found += left[rows].astype(right.dtype).T @ right[rows]
+    return found
 
 
 def eigh(matrix: Any, *, overwrite: bool = False) -> tuple[Any, Any]:

@@ -250,7 +250,7 @@ class ClosedForm:
             values, latent = take_columns(values, columns), take_columns(latent, columns)
         weighted = self._weighted(values)
         diagonal = self.shed[position] if self.complete else self.kept[position]
-        fitted = self.subset.left(latent.dtype) @ (self._like(diagonal, latent)[:, None] * latent)
+        fitted = self.subset.combine(self._like(diagonal, latent)[:, None] * latent)
         if not self.even:
             fitted /= self._like(self.root, fitted)[:, None]
         return (fitted if self.complete else weighted - fitted), weighted

@@ -75,19 +75,16 @@ class Deletion:
         self.kept = variances / (variances + alpha)
         self.square = not subset.gram.primal
 
-    def matrices(self, position: int, *, predicting: bool) -> list[Any]:
-        """Return what makes predictions, or else residuals, of every fold: (n_test, rank), in the dtype of features."""
-        found = []
-        for place in self.places:
-            if not self.square:
-                matrix = self._prediction_matrix(place, self.kept[position])
-            elif predicting:
-                matrix = self._factor(place) - self._residual_matrix(place, self.shed[position])
-            else:
-                matrix = self._residual_matrix(place, self.shed[position])
-            xp = array_namespace(matrix)
-            found.append(xp.astype(matrix, float_type(self.subset.gram.dtype, matrix), copy=False))
-        return found
+    def matrix(self, fold: int, position: int, *, predicting: bool) -> Any:
+        """Return what makes predictions, or else residuals, of a fold: (n_test, rank), in the dtype of features."""
+        place = self.places[fold]
+        if not self.square:
+            matrix = self._prediction_matrix(place, self.kept[position])
+        elif predicting:
+            matrix = self._factor(place) - self._residual_matrix(place, self.shed[position])
+        else:
+            matrix = self._residual_matrix(place, self.shed[position])
+        return array_namespace(matrix).astype(matrix, float_type(self.subset.gram.dtype, matrix), copy=False)
 
     def residuals(self, matrix: Any, place: np.ndarray, latent: Any, held_out: Any) -> Any:
         """Return residuals of a fold: array of shape (n_test, n_columns)."""
@@ -100,7 +97,8 @@ class Deletion:
 
         Parameters
         ----------
-        matrix : one of `matrices`, predicting
+        matrix : array of shape (n_test, rank)
+            `matrix` of the fold, predicting.
         place : ndarray of int
             The fold's stimuli, from `places`.
         latent : array of shape (rank, n_columns)
@@ -171,47 +169,42 @@ class DeletionScores:
         self.scoring, self.target_batch = scoring, target_batch
         self._scatter = self._scatters() if scoring == "r2" else None
 
-    def matrices(self, position: int) -> list[Any]:
-        """Return what `score` needs of a penalty."""
-        return self.deletion.matrices(position, predicting=self.scoring == "pearson_r")
-
-    def score(self, matrices: Sequence[Any], columns: np.ndarray, latent: Any) -> np.ndarray:
+    def score(self, position: int, columns: np.ndarray, latent: Any) -> np.ndarray:
         """Return the mean score over folds of some targets under one penalty: ndarray of shape (n_columns,).
 
         Parameters
         ----------
-        matrices : list of arrays
+        position : int
             Of the penalty.
         columns : ndarray of int, shape (n_columns,)
             The targets.
         latent : array of shape (rank, n_targets)
             Of all targets.
         """
-        scores = np.empty(len(columns))
-        for part in batches(len(columns), self.target_batch):
-            scores[part] = self._batch(
-                matrices, columns[part], take_columns(latent, _as_slice(columns[part]))
-            )
-        return scores
+        total = np.zeros(len(columns))
+        for fold in range(len(self.deletion.places)):
+            matrix = self.deletion.matrix(fold, position, predicting=self.scoring == "pearson_r")
+            for part in batches(len(columns), self.target_batch):
+                chosen = _as_slice(columns[part])
+                total[part] += self._fold(fold, matrix, chosen, take_columns(latent, chosen))
+        return total / len(self.deletion.places)
 
-    def _batch(self, matrices: Sequence[Any], columns: np.ndarray, latent: Any) -> np.ndarray:
-        deletion, total = self.deletion, np.zeros(len(columns))
-        blind = deletion.square and self._scatter is not None  # then residuals need no responses
-        values = None if blind else self.responses.values(deletion.subset.rows, _as_slice(columns))
-        for fold, (matrix, place) in enumerate(zip(matrices, deletion.places, strict=True)):
-            weight = take(deletion.subset.weight, place)
-            held_out = None if values is None else _rooted(take(values, place), weight)
-            if self._scatter is not None:
-                residual = deletion.residuals(matrix, place, latent, held_out)
-                total += r2_of(to_numpy(column_dots(residual, residual)), self._scatter[fold, columns])
-            else:
-                target, _, scatter = scatter_about_mean(take(values, place), weight)
-                predicted = deletion.predictions(matrix, place, latent, held_out)
-                root = array_namespace(predicted).astype(weight**0.5, predicted.dtype)
-                predicted -= root[:, None] * ((root / float(weight.sum())) @ predicted)
-                spread = column_dots(predicted, predicted) * scatter
-                total += to_numpy(safe_ratio(column_dots(predicted, target), spread**0.5))
-        return total / len(matrices)
+    def _fold(self, fold: int, matrix: Any, columns: Any, latent: Any) -> np.ndarray:
+        deletion, place = self.deletion, self.deletion.places[fold]
+        weight = take(deletion.subset.weight, place)
+        values = held_out = None
+        if self._scatter is None or not deletion.square:
+            values = self.responses.values(deletion.subset.rows[place], columns)
+            held_out = _rooted(values, weight)
+        if self._scatter is not None:
+            residual = deletion.residuals(matrix, place, latent, held_out)
+            return r2_of(to_numpy(column_dots(residual, residual)), self._scatter[fold, columns])
+        target, _, scatter = scatter_about_mean(values, weight)
+        predicted = deletion.predictions(matrix, place, latent, held_out)
+        root = array_namespace(predicted).astype(weight**0.5, predicted.dtype)
+        predicted -= root[:, None] * ((root / float(weight.sum())) @ predicted)
+        spread = column_dots(predicted, predicted) * scatter
+        return to_numpy(safe_ratio(column_dots(predicted, target), spread**0.5))
 
     def _scatters(self) -> np.ndarray:
         """Return the sum of squares of every fold's responses about their mean: (n_folds, n_targets)."""

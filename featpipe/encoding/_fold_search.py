@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.encoding._arrays import like, to_numpy
+from featpipe.encoding._arrays import like
 from featpipe.encoding._closed_form import ClosedForm
 from featpipe.encoding._deletion import Deletion, DeletionScores, pays_off
 from featpipe.encoding._gram import GramStatistics, Subset
 from featpipe.encoding._ridge import (
+    RidgeSolution,
     Split,
     best_penalties,
     cross_validated_scores,
@@ -62,14 +63,21 @@ def fit_by_folds(
     intercept : ndarray of shape (n_targets,)
     """
     reduced = precision == "reduced" and len(alphas) > 3
-    if _from_one_decomposition(gram, splits, rows, 4 if reduced else len(alphas)):
-        subset = gram.decompose(rows, consume=consume)
-        scores = _scores_by_deletion(subset, Y, alphas, splits, scoring, target_batch, reduced)
-    else:
+    if not _from_one_decomposition(gram, splits, rows, 4 if reduced else len(alphas)):
         scores = cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
+        alpha, score = best_penalties(scores, alphas)
         subset = gram.decompose(rows, consume=consume)
+        return alpha, score, *ridge(gram, Y, alpha, subset=subset, target_batch=target_batch)
+    subset = gram.decompose(rows, consume=consume)
+    responses = ScaledResponses(gram, Y, rows, target_batch)
+    solution = RidgeSolution(subset, responses)
+    latent = _fill(solution.store(), responses, subset, target_batch)
+    table = DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch)
+    scores = _climbed(table, latent, alphas) if reduced else _complete(table, latent, alphas)
     alpha, score = best_penalties(scores, alphas)
-    return alpha, score, *ridge(gram, Y, alpha, subset=subset, target_batch=target_batch)
+    for part in batches(responses.n_targets, target_batch):
+        solution.solve(part, responses.values(rows, part), alpha[part], latent[:, part])
+    return alpha, score, *solution.finish()
 
 
 def fold_scores(
@@ -85,7 +93,14 @@ def fold_scores(
     """Score like `cross_validated_scores`, from one decomposition of all stimuli where that costs less."""
     if not _from_one_decomposition(gram, splits, rows, len(alphas)):
         return cross_validated_scores(gram, Y, alphas, splits, scoring=scoring, target_batch=target_batch)
-    return _scores_by_deletion(gram.decompose(rows), Y, alphas, splits, scoring, target_batch, False)
+    subset = gram.decompose(rows)
+    responses = ScaledResponses(gram, Y, rows, target_batch)
+    shape = (len(subset.decomposition.eigenvalues), responses.n_targets)
+    store = np.empty(shape, dtype=np.float64 if "64" in str(gram.dtype) else np.float32)
+    latent = _fill(like(store, gram.weight), responses, subset, target_batch)
+    return _complete(
+        DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch), latent, alphas
+    )
 
 
 def climb(
@@ -131,32 +146,26 @@ def _around(rank: np.ndarray, n_alphas: int) -> np.ndarray:
     return np.abs(np.arange(n_alphas)[:, None] - rank) <= 1
 
 
-def _scores_by_deletion(subset, Y, alphas, splits, scoring, target_batch, reduced) -> np.ndarray:
-    responses = ScaledResponses(subset.gram, Y, subset.rows, target_batch)
-    latent = _latent(subset, responses, target_batch)
-    table = DeletionScores(Deletion(subset, splits, alphas), responses, scoring, target_batch)
-    if not reduced:
-        columns = np.arange(latent.shape[1])
-        return np.stack([table.score(table.matrices(place), columns, latent) for place in range(len(alphas))])
-    guess = _guess_all(subset, responses, alphas, latent, target_batch)
-    return climb(guess, alphas, lambda place, chosen: table.score(table.matrices(place), chosen, latent))
-
-
-def _latent(subset: Subset, responses: ScaledResponses, target_batch: int) -> Any:
-    """Return the responses of all targets in the directions of all stimuli: (rank, n_targets)."""
-    first = responses.values(subset.rows[:1], slice(0, 1))
-    shape = (len(subset.decomposition.eigenvalues), responses.n_targets)
-    latent = like(np.empty(shape, dtype=to_numpy(first).dtype), first)
+def _fill(latent: Any, responses: ScaledResponses, subset: Subset, target_batch: int) -> Any:
+    """Write the responses of all targets in the directions of all stimuli: (rank, n_targets)."""
     for part in batches(responses.n_targets, target_batch):
         latent[:, part] = subset.latent(responses.values(subset.rows, part))
     return latent
 
 
-def _guess_all(subset, responses, alphas, latent, target_batch) -> np.ndarray:
+def _complete(table: DeletionScores, latent: Any, alphas: np.ndarray) -> np.ndarray:
+    columns = np.arange(latent.shape[1])
+    return np.stack([table.score(position, columns, latent) for position in range(len(alphas))])
+
+
+def _climbed(table: DeletionScores, latent: Any, alphas: np.ndarray) -> np.ndarray:
+    responses, subset = table.responses, table.deletion.subset
     closed = ClosedForm(subset, responses, alphas, method="gcv", scoring="r2")
-    parts = batches(responses.n_targets, target_batch)
-    scores = [closed.scores(p, responses.values(subset.rows, p), latent[:, p]) for p in parts]
-    return np.argmax(np.concatenate(scores, axis=1), axis=0)
+    guess = np.empty(responses.n_targets, dtype=np.int64)
+    for part in batches(responses.n_targets, table.target_batch):
+        values = responses.values(subset.rows, part)
+        guess[part] = np.argmax(closed.scores(part, values, latent[:, part]), axis=0)
+    return climb(guess, alphas, lambda position, chosen: table.score(position, chosen, latent))
 
 
 def _from_one_decomposition(

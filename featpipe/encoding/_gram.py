@@ -22,14 +22,18 @@ from typing import Any
 import numpy as np
 
 from featpipe.encoding._arrays import (
+    add_products,
     array_namespace,
     double,
     eigh,
     float_type,
     like,
+    mirror,
+    product,
     submatrix,
     take,
     to_numpy,
+    transposed_product,
 )
 
 _CHUNK_VALUES = 1 << 19  # values turned to float64 at a time: 4 MiB
@@ -206,16 +210,16 @@ class GramStatistics:
         total = like(np.zeros((self.n_features,) * 2), self.X)
         for part, chunk in self.centred(rows):
             chunk *= (take(self.weight, rows[part]) ** 0.5)[:, None]
-            total += chunk.T @ chunk
-        return total
+            add_products(total, chunk.T)
+        return mirror(total)
 
     def _stimulus_gram(self) -> Any:
         total = like(np.zeros((self.n_stimuli,) * 2), self.X)
         for part in _parts(self.n_features, self.n_stimuli):
             chunk = double(self.X[:, part])
             chunk -= self.origin[part]
-            total += chunk @ chunk.T
-        return total
+            add_products(total, chunk)
+        return mirror(total)
 
 
 class Subset(ABC):
@@ -234,20 +238,19 @@ class Subset(ABC):
         self.weight = take(gram.weight, rows)
         self.total = float(self.weight.sum())
         self.decomposition = self._decompose(consume)
-        self._single: Any = None
 
     def left(self, dtype: Any) -> Any:
-        """Return the left factor in a dtype; that in float32 is made once."""
+        """Return the left factor in a dtype: (n_rows, rank)."""
         left = self.decomposition.left
-        if float_type(dtype, left) == left.dtype:
-            return left
-        if self._single is None:
-            self._single = array_namespace(left).astype(left, float_type(dtype, left))
-        return self._single
+        return array_namespace(left).astype(left, float_type(dtype, left), copy=False)
 
     def latent(self, values: Any) -> Any:
         """Return centred responses in the directions U, ``U' D^½ values``: (rank, n_columns), in their dtype."""
-        return self.left(values.dtype).T @ values
+        return transposed_product(self.decomposition.left, values)
+
+    def combine(self, weights: Any) -> Any:
+        """Return ``D^½ U weights``: array of shape (n_rows, n_columns), in the dtype of `weights`."""
+        return product(self.decomposition.left, weights)
 
     def row_norm(self) -> float:
         """Return the largest norm of a row of features that `coefficients` multiplies; 0 if it multiplies none."""
@@ -357,9 +360,8 @@ class _DualSubset(Subset):
 
     def coefficients(self, weights: Any, out: np.ndarray) -> None:
         xp = array_namespace(weights)
-        left = self.left(weights.dtype)
         scale = xp.astype(self.decomposition.scale, weights.dtype)
-        dual = self._stimulus_weights(left @ (weights / scale[:, None])).T  # (n_targets, n_rows)
+        dual = self._stimulus_weights(self.combine(weights / scale[:, None])).T  # (n_targets, n_rows)
         whole = np.array_equal(self.rows, np.arange(self.gram.n_stimuli))
         mean = like(np.zeros(self.gram.n_features), dual) if self.gram.streamed and self.gram.center else None
         for part, block in self.gram.columns():

@@ -104,6 +104,16 @@ class RidgeSolution:
         self.coef = np.empty((responses.n_targets, gram.n_features), dtype=dtype)
         self._waiting: dict[Any, list[tuple[np.ndarray, Any]]] = {}  # for features that are read only once
 
+    def store(self) -> Any:
+        """Return an array of shape (rank, n_targets) to keep what `solve` takes as `latent` in, until it is solved.
+
+        It lies in the memory of the coefficients of the same targets where they are of one kind.
+        """
+        left = self.subset.decomposition.left
+        if isinstance(left, np.ndarray) and left.shape[1] <= self.coef.shape[1]:
+            return self.coef[:, : left.shape[1]].T
+        return like(np.empty((left.shape[1], len(self.coef)), dtype=self.coef.dtype), left)
+
     def solve(self, part: slice, values: Any, alpha: np.ndarray, latent: Any = None) -> None:
         """Solve a batch of targets.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -438,3 +439,20 @@ def test_wrong_searches_are_named(rng, params, message):
     X, Y = _problem(rng, (20, 5))
     with pytest.raises(RequestError, match=message):
         RidgeEncoder(**params).fit(X, Y)
+
+
+@pytest.mark.parametrize("shape", [(900, 300), (500, 1500)])
+@pytest.mark.parametrize("cv", [5, "loo", "gcv"])
+@pytest.mark.parametrize("search_precision", ["exact", "reduced"])
+def test_memory_beside_the_solution_is_at_most_half_as_much_again_as_the_data(
+    rng, shape, cv, search_precision
+):
+    X = rng.standard_normal(shape).astype(np.float32)
+    Y = rng.standard_normal((shape[0], 3000)).astype(np.float32)
+    encoder = RidgeEncoder(cv=cv, search_precision=search_precision)
+    encoder.fit(X[:50], Y[:50, :5])
+    tracemalloc.start()
+    encoder.fit(X, Y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak - encoder.coef_.nbytes < 1.5 * (X.nbytes + Y.nbytes + 8 * min(shape) ** 2)
