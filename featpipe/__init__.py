@@ -32,6 +32,7 @@ _HOMES = {
     "StimulusSet": "featpipe.stimuli",
     "VertexPositionHead": "featpipe.tuning",
     "evaluate": "featpipe.model_selection",
+    "partition_variance": "featpipe.model_selection",
 }
 __all__ = [
     "BandedRidge",
@@ -53,13 +54,14 @@ __all__ = [
     "StimulusSet",
     "VertexPositionHead",
     "evaluate",
+    "partition_variance",
 ]
 
 if TYPE_CHECKING:
     from featpipe.blocks import LayerBlocks
     from featpipe.encoding import BandedRidge, BestLayer, LayerScaler, PerROI, RidgeEncoder, StackedLayers
     from featpipe.features import CachedFeatures, JoinedFeatures
-    from featpipe.model_selection import evaluate
+    from featpipe.model_selection import evaluate, partition_variance
     from featpipe.rsa import ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA, RDMs
     from featpipe.stimuli import StimulusSet
     from featpipe.tuning import DeepHead, LinearHead, VertexPositionHead

@@ -94,6 +94,8 @@ def partition_variance(
     Lescroart, Stansbury & Gallant (2015), Front. Comput. Neurosci. 9, section "Variance partitioning". de Heer et al.
     (2017), J. Neurosci. 37, "Variance partitioning".
     """
+    if not isinstance(spaces, Mapping):
+        raise RequestError(f"spaces must map names to feature spaces, got {type(spaces).__name__}.")
     _check_names(list(spaces))
     folds = _folds(cv, X, groups)
     scores = {}
@@ -218,8 +220,17 @@ def _selected(X, space) -> np.ndarray:
             f"The feature space {space!r} names columns or layers, but X is {type(X).__name__} of {np.ndim(X)} axes. "
             "Give a transformer of X, such as CachedFeatures, for each space."
         )
-    columns = np.asarray(X)[:, space]
-    return columns[:, None] if columns.ndim == 1 else columns
+    matrix = np.asarray(X)
+    try:
+        columns = np.atleast_1d(np.arange(matrix.shape[1])[space])
+    except (IndexError, TypeError, ValueError):
+        columns = np.array([], dtype=int)
+    if columns.ndim != 1 or not columns.size:
+        raise RequestError(
+            f"The feature space {space!r} names no columns of X, which has {matrix.shape[1]}. Give a slice, or an "
+            f"array of numbers from 0 to {matrix.shape[1] - 1} or of bool, for each space."
+        )
+    return matrix[:, columns]
 
 
 def _matrix(features) -> np.ndarray:

@@ -149,6 +149,11 @@ def test_weights_and_groups_reach_the_estimator(rng):
     [
         ({"a": [0]}, np.ones((20, 2)), "2 to 5 feature spaces, got 1"),
         ({"a + b": [0], "c": [1]}, np.ones((20, 2)), "named without"),
+        ({"a": [0], "b": [7]}, np.ones((20, 2)), r"\[7\] names no columns of X, which has 2"),
+        ({"a": [0], "b": []}, np.ones((20, 2)), r"\[\] names no columns"),
+        ({"a": [0], "b": "layer2"}, np.ones((20, 2)), "'layer2' names no columns"),
+        ({"a": [0], "b": [True]}, np.ones((20, 2)), r"\[True\] names no columns"),
+        ([[0], [1]], np.ones((20, 2)), "map names to feature spaces, got list"),
         ({"a": ["x"], "b": ["y"]}, np.arange(20).astype(str), "Give a transformer of X"),
     ],
 )
