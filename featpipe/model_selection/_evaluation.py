@@ -67,8 +67,9 @@ class Evaluation:
         return pd.DataFrame(means, index=pd.Index(self.target_names, name="target"))
 
     def overall(self, metric: str) -> float:
-        """Return the mean over targets of the mean over folds."""
-        return float(np.nanmean(mean_over_folds(self.fold_scores(metric))))
+        """Return the mean over targets of the mean over folds; NaN where no fold holds two responses of a target."""
+        means = mean_over_folds(self.fold_scores(metric))
+        return float(means[~np.isnan(means)].mean()) if not np.isnan(means).all() else np.nan
 
     def to_frame(self) -> pd.DataFrame:
         """Return a tidy table with columns target, fold, metric, value."""

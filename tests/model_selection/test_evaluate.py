@@ -164,6 +164,14 @@ def test_a_fold_without_responses_of_a_target_is_left_out_of_its_mean(study):
     assert found.overall("pearson_r") == pytest.approx(found.mean()["pearson_r"].mean())
 
 
+def test_folds_of_one_stimulus_have_no_score_but_a_pooled_one(study):
+    ids, table, Y = study
+    found = evaluate(_pipeline(table, RidgeEncoder(alpha=1.0)), ids, Y, cv=len(ids))
+    assert np.isnan(found.overall("pearson_r"))
+    assert "pearson_r nan" in repr(found)
+    assert found.pooled_r.min() > 0.5
+
+
 def test_groups_and_weights_arrive_sliced(study):
     ids, _, Y = study
     groups, weight = np.repeat(np.arange(20), 3), np.arange(60.0)
