@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from featpipe.encoding._banded import BandedRidge
-from featpipe.encoding._banded_contributions import band_contributions, unique_contributions
-from featpipe.encoding._best_layer import BestLayer
-from featpipe.encoding._encoder import RidgeEncoder
-from featpipe.encoding._per_roi import PerROI
-from featpipe.encoding._regions_of_targets import region_positions
 from featpipe.encoding._scaler import LayerScaler
-from featpipe.encoding._stacked import StackedLayers
-from featpipe.encoding._target_view import TargetView
+from featpipe.encoding.banded._banded import BandedRidge
+from featpipe.encoding.banded._contributions import band_contributions, unique_contributions
+from featpipe.encoding.layers._best_layer import BestLayer
+from featpipe.encoding.layers._stacked import StackedLayers
+from featpipe.encoding.regions._per_roi import PerROI
+from featpipe.encoding.regions._regions_of_targets import region_positions
+from featpipe.encoding.regions._target_view import TargetView
+from featpipe.encoding.ridge._encoder import RidgeEncoder
 
 __all__ = [
     "BandedRidge",

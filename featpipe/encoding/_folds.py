@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.model_selection import GroupKFold, KFold, check_cv
 
-from featpipe.encoding._ridge import Split
+from featpipe.encoding.ridge._ridge import Split
 from featpipe.errors import RequestError
 
 CLOSED_FORMS = ("loo", "gcv")

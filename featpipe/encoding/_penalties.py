@@ -9,7 +9,10 @@ from featpipe.errors import RequestError
 
 def given_penalties(alpha, n_targets: int) -> np.ndarray:
     """Return one penalty for every target, (n_targets,), from a scalar or as many values."""
-    given = np.asarray(alpha, dtype=np.float64)
+    try:
+        given = np.asarray(alpha, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"alpha must be a number, or one for each target, got {alpha!r}.") from error
     if given.ndim > 1 or given.size not in (1, n_targets):
         raise RequestError(
             f"alpha has shape {given.shape}, but there are {n_targets} targets; give one number, or one for "

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.pipeline import Pipeline
 
 from featpipe.datasets import load_dataset
-from featpipe.errors import RecipeError
+from featpipe.errors import FeatpipeError, RecipeError
 from featpipe.extraction import Extraction, Means, Progress
 from featpipe.features import CachedFeatures, JoinedFeatures
 from featpipe.files import claimed
@@ -171,7 +172,7 @@ def _fit_into(
     cv = outer_folds(request, dataset)
     folds = _folds(cv, dataset, task)
     estimator = _estimator(request, dataset, task, folds)
-    with _computing(request, task, tell) as place:
+    with _computing(request, task, tell) as place, _refusals_told():
         began_folds = time.perf_counter()
         evaluation = _evaluate(dataset, task, estimator, folds, place, fold_progress)
         evaluated = time.perf_counter()
@@ -195,6 +196,20 @@ def _fit_into(
     folder.write_pipeline(final)
     folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
     return folder
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Say it as a wrong request where scikit-learn refuses the parameters or the data of a step."""
+    try:
+        yield
+    except ValueError as error:
+        frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if isinstance(error, FeatpipeError) or not frames[-1].startswith("sklearn."):
+            raise
+        raise RecipeError(
+            f"A step of the pipeline cannot be fitted. {error} Change its parameter with --set, or what it is given."
+        ) from error
 
 
 def _computing(request: FitRequest, task: Task, tell: Tell | None) -> AbstractContextManager[Place]:

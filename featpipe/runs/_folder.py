@@ -47,7 +47,7 @@ _OURS = (
             *(f"blocks._Places{method}" for method in ("", ".read", ".stream", ".images")),
             *("encoding._scaler._ScaledRows", "encoding._scaler._ScaledRows.read"),
             *(f"features._stored_rows.StoredRows{method}" for method in ("", ".read", ".stream", ".images")),
-            "encoding._regions_of_targets.JointFit",
+            "encoding.regions._regions_of_targets.JointFit",
             "tuning._deep_head.DeepHead",
             "tuning._linear_head.LinearHead",
             "tuning._vertex_position_head.VertexPositionHead",

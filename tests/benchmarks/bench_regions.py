@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 
 from featpipe.encoding import RidgeEncoder
-from featpipe.encoding._per_roi import PerROI
+from featpipe.encoding.regions._per_roi import PerROI
 
 N_REGIONS = 48
 SHAPES = [(2000, 768, 5000), (2000, 4096, 5000), (9000, 1024, 20_000)]

@@ -23,7 +23,7 @@ from statistics import median
 
 import numpy as np
 
-from featpipe.encoding._streamed import stimulus_gram
+from featpipe.encoding.streamed._products import stimulus_gram
 from featpipe.features import CachedFeatures
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest

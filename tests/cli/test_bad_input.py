@@ -12,6 +12,10 @@ X = f"extract {M} --layers stem:mean --cache new"
 T = "extract --layers stem:mean --images images --cache new"
 F = "fit baseline_ridge --cache cache --out new --set features__layers=stem"
 FT = f"{F} --set features__reduce=mean --data"
+PC = (
+    "fit baseline_algonauts2023 --data table:table --cache cache --out new --set features__preprocess=null "
+    "--set features__model=python:tiny.py:build --set features__layers=stem --set features__reduce=mean"
+)
 C = "cache import embedding.npy --cache new"
 RF = "fit baseline_algonauts2019 --cache rdmcache --out new --set features__layers=head --data"
 R = f"{RF} algonauts2019:rdm --target EVC"
@@ -142,6 +146,10 @@ BAD = [
     ("search over an unknown layer", f"{FT} table:table --search 'features__layers=[[\"stem\"], [\"body\"]]'",
      ["'body'", "stem"]),
     ("penalty below zero", f"{FT} table:table --set 'ridge__alphas=[-1.0]'", ["alphas", "-1"]),
+    ("word for a penalty", f"{FT} table:table --set ridge__alpha=weak", ["alpha", "a number", "'weak'"]),
+    ("more components than images", f"{PC} --set pca__n_components=100",
+     ["n_components=100", "min(n_samples, n_features)", "--set"]),
+    ("components below zero", f"{PC} --set pca__n_components=-5", ["n_components", "-5", "--set"]),
     ("search over a number", f"{FT} table:table --search ridge__cv=3", ["ridge__cv", "list"]),
     ("search over the unknown", f"{FT} table:table --search 'ridge__k=[3]'", ["ridge__k"]),
     ("recipe and model", "extract --recipe baseline_ridge --data table:table --model timm:resnet10t", ["--set"]),

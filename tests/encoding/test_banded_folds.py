@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.model_selection import KFold, ShuffleSplit, TimeSeriesSplit
 
-from featpipe.encoding._banded_bands import DualBands, NotPositiveDefinite, PrimalBands, make_bands
-from featpipe.encoding._banded_candidates import dirichlet_gammas, first_gammas
-from featpipe.encoding._banded_folds import HeldOut, fold_sets
+from featpipe.encoding.banded._bands import DualBands, NotPositiveDefinite, PrimalBands, make_bands
+from featpipe.encoding.banded._candidates import dirichlet_gammas, first_gammas
+from featpipe.encoding.banded._folds import HeldOut, fold_sets
 
 
 def _bands(rng, widths, *, center=True):

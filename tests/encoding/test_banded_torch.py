@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featpipe.encoding import BandedRidge, _banded, _banded_bands, _banded_folds, _banded_ridge
+from featpipe.encoding import BandedRidge
+from featpipe.encoding.banded import _banded, _bands, _folds, _ridge
 
 WIDTHS = {"dual": (20, 50, 30), "primal": (4, 9, 6)}
 
@@ -18,7 +19,7 @@ def as_on_a_device(monkeypatch):
     def placed(array, device):
         return array if device == "cpu" else torch.as_tensor(np.ascontiguousarray(array))
 
-    for module in (_banded_bands, _banded_folds, _banded_ridge):
+    for module in (_bands, _folds, _ridge):
         monkeypatch.setattr(module, "on_device", placed)
     monkeypatch.setattr(_banded, "check_device", lambda device: None)
 

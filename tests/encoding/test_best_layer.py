@@ -13,7 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding import RidgeEncoder
-from featpipe.encoding._best_layer import BestLayer, best_layers
+from featpipe.encoding.layers._best_layer import BestLayer, best_layers
 from featpipe.errors import RequestError
 from featpipe.metrics import METRICS
 

@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
-from featpipe.encoding._closed_form import closed_form_fit, closed_form_scores
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import ridge
+from featpipe.encoding.ridge._closed_form import closed_form_fit, closed_form_scores
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import ridge
 from featpipe.metrics import pearson_r
 
 ALPHAS = np.array([0.01, 1.0, 100.0, 1e4])

@@ -7,10 +7,10 @@ import pytest
 from sklearn.model_selection import KFold
 
 from featpipe.encoding import RidgeEncoder
-from featpipe.encoding._closed_form import closed_form_fit, closed_form_scores
-from featpipe.encoding._fold_search import fit_by_folds, fold_scores
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import cross_validated_scores, ridge
+from featpipe.encoding.ridge._closed_form import closed_form_fit, closed_form_scores
+from featpipe.encoding.ridge._fold_search import fit_by_folds, fold_scores
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import cross_validated_scores, ridge
 from featpipe.errors import RequestError
 
 torch = pytest.importorskip("torch")

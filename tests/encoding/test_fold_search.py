@@ -7,10 +7,10 @@ import pytest
 from sklearn.model_selection import GroupKFold, KFold, LeavePOut, ShuffleSplit
 
 from featpipe.encoding import RidgeEncoder
-from featpipe.encoding._deletion import pays_off
-from featpipe.encoding._fold_search import climb, fit_by_folds, fold_scores
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import best_penalties, cross_validated_scores, ridge
+from featpipe.encoding.ridge._deletion import pays_off
+from featpipe.encoding.ridge._fold_search import climb, fit_by_folds, fold_scores
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import best_penalties, cross_validated_scores, ridge
 
 ALPHAS = np.logspace(-1, 5, 9)
 SHAPES = [(60, 12), (40, 90)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import ridge
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import ridge
 
 SHAPES = [(60, 12), (40, 40), (12, 60)]  # tall, square, wide
 
@@ -64,7 +64,7 @@ def test_feature_gram_of_any_rows_is_their_gram(rng, rows):
 def test_statistics_do_not_depend_on_the_chunks(rng, shape, monkeypatch):
     X = rng.standard_normal(shape)
     whole = GramStatistics(X).matrix
-    monkeypatch.setattr("featpipe.encoding._gram._CHUNK_VALUES", 7 * max(shape))
+    monkeypatch.setattr("featpipe.encoding.ridge._gram._CHUNK_VALUES", 7 * max(shape))
     np.testing.assert_allclose(GramStatistics(X).matrix, whole, atol=1e-12)
 
 

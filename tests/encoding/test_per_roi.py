@@ -16,8 +16,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featpipe.datasets._responses import Responses
 from featpipe.encoding import LayerScaler, RidgeEncoder
-from featpipe.encoding._per_roi import PerROI
-from featpipe.encoding._target_view import TargetView
+from featpipe.encoding.regions._per_roi import PerROI
+from featpipe.encoding.regions._target_view import TargetView
 from featpipe.errors import RequestError
 from featpipe.features import CachedFeatures
 from featpipe.model_selection import evaluate

@@ -20,9 +20,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding import LayerScaler, RidgeEncoder
-from featpipe.encoding._per_layer import check_problem, fit_layer, held_out_predictions
-from featpipe.encoding._simplex import simplex_weights
-from featpipe.encoding._stacked import StackedLayers
+from featpipe.encoding.layers._per_layer import check_problem, fit_layer, held_out_predictions
+from featpipe.encoding.layers._simplex import simplex_weights
+from featpipe.encoding.layers._stacked import StackedLayers
 from featpipe.errors import RequestError
 from featpipe.metrics import pearson_r
 
@@ -327,8 +327,8 @@ def test_jobs_batches_and_pickles_change_nothing(rng, monkeypatch):
     threads = StackedLayers(RIDGE, widths=WIDTHS, n_jobs=2)
     with joblib.parallel_config("threading"):
         np.testing.assert_array_equal(threads.fit(X, Y).weights_, found.weights_)
-    monkeypatch.setattr("featpipe.encoding._stacked._MEMORY", 0)
-    monkeypatch.setattr("featpipe.encoding._stacked._CHUNK_VALUES", 60 * 3)
+    monkeypatch.setattr("featpipe.encoding.layers._stacked._MEMORY", 0)
+    monkeypatch.setattr("featpipe.encoding.layers._stacked._CHUNK_VALUES", 60 * 3)
     np.testing.assert_allclose(StackedLayers(RIDGE, widths=WIDTHS).fit(X, Y).weights_, found.weights_)
 
 

@@ -16,15 +16,20 @@ from featpipe.encoding import (
     LayerScaler,
     PerROI,
     RidgeEncoder,
-    _encoder,
-    _streamed,
-    _streamed_ridge,
-    _streamed_tiles,
 )
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import missing_patterns, ridge
-from featpipe.encoding._streamed import cross_products, feature_columns, linear_predictions, stimulus_gram
-from featpipe.encoding._streamed_ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
+from featpipe.encoding.ridge import _encoder
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import missing_patterns, ridge
+from featpipe.encoding.streamed import _products as _streamed
+from featpipe.encoding.streamed import _ridge as _streamed_ridge
+from featpipe.encoding.streamed import _tiles as _streamed_tiles
+from featpipe.encoding.streamed._products import (
+    cross_products,
+    feature_columns,
+    linear_predictions,
+    stimulus_gram,
+)
+from featpipe.encoding.streamed._ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
 from featpipe.errors import RequestError
 from featpipe.features import CachedFeatures
 from featpipe.runs import RunFolder

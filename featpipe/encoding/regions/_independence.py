@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 
-from featpipe.encoding._encoder import RidgeEncoder
+from featpipe.encoding.ridge._encoder import RidgeEncoder
 
 # Transformers of these modules look at features only, unless their tags ask for targets.
 _UNSUPERVISED = (

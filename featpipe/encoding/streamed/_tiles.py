@@ -14,7 +14,7 @@ from queue import SimpleQueue
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from featpipe.encoding._streamed_rows import StreamedRows, spans
+from featpipe.encoding.streamed._rows import StreamedRows, spans
 
 MOST_PASSING = 256  # rows; more of them do not multiply faster
 _PASSING_SHARE = 0.3  # of the memory

@@ -22,10 +22,10 @@ from featpipe.encoding._arrays import (
     take_columns,
     to_numpy,
 )
-from featpipe.encoding._gram import Subset
-from featpipe.encoding._held_out import r2_of, safe_ratio
-from featpipe.encoding._ridge import RidgeSolution, best_penalties
-from featpipe.encoding._scaled import ScaledResponses, batches, scatter_about_mean
+from featpipe.encoding.ridge._gram import Subset
+from featpipe.encoding.ridge._held_out import r2_of, safe_ratio
+from featpipe.encoding.ridge._ridge import RidgeSolution, best_penalties
+from featpipe.encoding.ridge._scaled import ScaledResponses, batches, scatter_about_mean
 
 _CHUNK_VALUES = 1 << 19
 _SMALL = 1e-3  # 1 - leverage below which differences of responses and fits in float32 are too coarse

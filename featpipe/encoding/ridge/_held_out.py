@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from featpipe.encoding._arrays import array_namespace, column_dots, double, take
-from featpipe.encoding._gram import Subset
-from featpipe.encoding._scaled import ScaledResponses, scatter_about_mean
+from featpipe.encoding.ridge._gram import Subset
+from featpipe.encoding.ridge._scaled import ScaledResponses, scatter_about_mean
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from sklearn.utils.validation import (
 )
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding._encoder import RidgeEncoder
 from featpipe.encoding._layers import layer_matrix, layer_names, layer_widths
-from featpipe.encoding._ridge import Split
-from featpipe.encoding._ridge_held_out import is_plain_search, ridge_held_out
+from featpipe.encoding.layers._ridge_held_out import is_plain_search, ridge_held_out
+from featpipe.encoding.ridge._encoder import RidgeEncoder
+from featpipe.encoding.ridge._ridge import Split
 from featpipe.errors import RequestError
 
 _FLOATS = [np.float64, np.float32]

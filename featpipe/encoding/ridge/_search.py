@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.encoding._closed_form import closed_form_fit, closed_form_scores
-from featpipe.encoding._fold_search import Fitted, fit_by_folds, fold_scores
 from featpipe.encoding._folds import present_splits
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import Split
+from featpipe.encoding.ridge._closed_form import closed_form_fit, closed_form_scores
+from featpipe.encoding.ridge._fold_search import Fitted, fit_by_folds, fold_scores
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import Split
 
 
 @dataclass(frozen=True)

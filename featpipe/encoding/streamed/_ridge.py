@@ -9,10 +9,10 @@ import numpy as np
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._arrays import on_device, to_numpy
-from featpipe.encoding._gram import GramStatistics
-from featpipe.encoding._ridge import batches
-from featpipe.encoding._streamed import cross_products, feature_columns, stimulus_gram
-from featpipe.encoding._streamed_rows import spans
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import batches
+from featpipe.encoding.streamed._products import cross_products, feature_columns, stimulus_gram
+from featpipe.encoding.streamed._rows import spans
 from featpipe.memory import available_memory, memory_sharers
 
 _SHARE = 0.5  # of the memory that is available, for features or for coefficients

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.cluster import KMeans
 
-from featpipe.encoding._banded_bands import Bands, NotPositiveDefinite
-from featpipe.encoding._banded_folds import FoldSet, HeldOut
+from featpipe.encoding.banded._bands import Bands, NotPositiveDefinite
+from featpipe.encoding.banded._folds import FoldSet, HeldOut
 
 _SAFE_IN_SINGLE = 1e5  # ratio of the largest eigenvalue to the penalty: scores are right to 1e-5 up to here
 _CENTRES = 30  # a round: about as dear as its gradients

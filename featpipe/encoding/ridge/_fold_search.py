@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from featpipe.encoding._arrays import like
-from featpipe.encoding._closed_form import ClosedForm
-from featpipe.encoding._deletion import Deletion, DeletionScores, pays_off
-from featpipe.encoding._gram import GramStatistics, Subset
-from featpipe.encoding._ridge import (
+from featpipe.encoding.ridge._closed_form import ClosedForm
+from featpipe.encoding.ridge._deletion import Deletion, DeletionScores, pays_off
+from featpipe.encoding.ridge._gram import GramStatistics, Subset
+from featpipe.encoding.ridge._ridge import (
     RidgeSolution,
     Split,
     best_penalties,
     cross_validated_scores,
     ridge,
 )
-from featpipe.encoding._scaled import ScaledResponses, batches
+from featpipe.encoding.ridge._scaled import ScaledResponses, batches
 
 Fitted = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # alpha, score, coef, intercept
 

@@ -16,16 +16,16 @@ from sklearn.utils.validation import (
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._arrays import check_device
-from featpipe.encoding._banded_bands import Bands, make_bands
-from featpipe.encoding._banded_candidates import first_gammas
-from featpipe.encoding._banded_folds import FoldSet, fold_sets
-from featpipe.encoding._banded_ridge import band_coefficients, dual_solution
-from featpipe.encoding._banded_search import PenaltySearch
-from featpipe.encoding._encoder import ALPHAS, SCORINGS
 from featpipe.encoding._folds import check_enough, inner_splits, present_splits
 from featpipe.encoding._layers import layer_matrix, layer_names, layer_widths
 from featpipe.encoding._penalties import search_penalties
-from featpipe.encoding._ridge import missing_patterns
+from featpipe.encoding.banded._bands import Bands, make_bands
+from featpipe.encoding.banded._candidates import first_gammas
+from featpipe.encoding.banded._folds import FoldSet, fold_sets
+from featpipe.encoding.banded._ridge import band_coefficients, dual_solution
+from featpipe.encoding.banded._search import PenaltySearch
+from featpipe.encoding.ridge._encoder import ALPHAS, SCORINGS
+from featpipe.encoding.ridge._ridge import missing_patterns
 from featpipe.errors import RequestError
 
 _CHOICES = {"scoring": SCORINGS, "mixture": ("target", "shared"), "search_precision": ("exact", "reduced")}

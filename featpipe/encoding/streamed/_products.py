@@ -16,8 +16,8 @@ import joblib
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding._streamed_rows import StreamedRows, common_row, spans
-from featpipe.encoding._streamed_tiles import MOST_PASSING, TileSizes, TileThreads, blas_threads
+from featpipe.encoding.streamed._rows import StreamedRows, common_row, spans
+from featpipe.encoding.streamed._tiles import MOST_PASSING, TileSizes, TileThreads, blas_threads
 from featpipe.errors import RequestError
 from featpipe.memory import available_memory, memory_sharers
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.encoding._closed_form import closed_form_scores
-from featpipe.encoding._encoder import RidgeEncoder
 from featpipe.encoding._folds import check_enough, inner_splits, present_splits
-from featpipe.encoding._gram import GramStatistics, Subset
 from featpipe.encoding._penalties import given_penalties, search_penalties
-from featpipe.encoding._ridge import (
+from featpipe.encoding.ridge._closed_form import closed_form_scores
+from featpipe.encoding.ridge._encoder import RidgeEncoder
+from featpipe.encoding.ridge._gram import GramStatistics, Subset
+from featpipe.encoding.ridge._ridge import (
     Split,
     batches,
     best_penalties,

@@ -14,9 +14,14 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, proces
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
-from featpipe.encoding._independence import fits_targets_independently, same_parameters
-from featpipe.encoding._regions_of_targets import JointFit, joint_fit, mean_over_regions, region_positions
-from featpipe.encoding._target_view import TargetView, target_result
+from featpipe.encoding.regions._independence import fits_targets_independently, same_parameters
+from featpipe.encoding.regions._regions_of_targets import (
+    JointFit,
+    joint_fit,
+    mean_over_regions,
+    region_positions,
+)
+from featpipe.encoding.regions._target_view import TargetView, target_result
 from featpipe.errors import RequestError
 
 _PENALTIES = ("target", "group")

@@ -14,9 +14,9 @@ from featpipe.encoding._arrays import (
     take_columns,
     to_numpy,
 )
-from featpipe.encoding._gram import GramStatistics, Subset
-from featpipe.encoding._held_out import HeldOut
-from featpipe.encoding._scaled import ScaledResponses, batches
+from featpipe.encoding.ridge._gram import GramStatistics, Subset
+from featpipe.encoding.ridge._held_out import HeldOut
+from featpipe.encoding.ridge._scaled import ScaledResponses, batches
 
 __all__ = [
     "RidgeSolution",

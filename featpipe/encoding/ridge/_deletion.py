@@ -25,10 +25,10 @@ from featpipe.encoding._arrays import (
     take_columns,
     to_numpy,
 )
-from featpipe.encoding._gram import GramStatistics, Subset
-from featpipe.encoding._held_out import r2_of, safe_ratio
-from featpipe.encoding._ridge import Split
-from featpipe.encoding._scaled import ScaledResponses, batches, scatter_about_mean
+from featpipe.encoding.ridge._gram import GramStatistics, Subset
+from featpipe.encoding.ridge._held_out import r2_of, safe_ratio
+from featpipe.encoding.ridge._ridge import Split
+from featpipe.encoding.ridge._scaled import ScaledResponses, batches, scatter_about_mean
 
 
 def pays_off(gram: GramStatistics, splits: Sequence[Split], n_alphas: int) -> bool:

@@ -13,9 +13,8 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featpipe.encoding._folds import inner_splits
-from featpipe.encoding._independence import fits_targets_independently
 from featpipe.encoding._layers import layer_widths
-from featpipe.encoding._per_layer import (
+from featpipe.encoding.layers._per_layer import (
     LayerProblem,
     check_features,
     check_problem,
@@ -24,8 +23,9 @@ from featpipe.encoding._per_layer import (
     fitted_layer,
     held_out_predictions,
 )
-from featpipe.encoding._ridge import Split
-from featpipe.encoding._simplex import simplex_weights
+from featpipe.encoding.layers._simplex import simplex_weights
+from featpipe.encoding.regions._independence import fits_targets_independently
+from featpipe.encoding.ridge._ridge import Split
 from featpipe.errors import RequestError
 
 _MEMORY = 1 << 31  # bytes of held-out residuals beyond which they go to a temporary file

@@ -11,9 +11,8 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featpipe.encoding._folds import inner_splits
-from featpipe.encoding._independence import fits_targets_independently
 from featpipe.encoding._layers import layer_widths
-from featpipe.encoding._per_layer import (
+from featpipe.encoding.layers._per_layer import (
     LayerProblem,
     check_features,
     check_problem,
@@ -23,8 +22,9 @@ from featpipe.encoding._per_layer import (
     fitted_layer,
     held_out_predictions,
 )
-from featpipe.encoding._regions_of_targets import region_positions
-from featpipe.encoding._ridge import Split
+from featpipe.encoding.regions._independence import fits_targets_independently
+from featpipe.encoding.regions._regions_of_targets import region_positions
+from featpipe.encoding.ridge._ridge import Split
 from featpipe.errors import RequestError
 from featpipe.metrics import METRICS
 

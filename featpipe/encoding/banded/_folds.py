@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from featpipe.encoding._arrays import array_namespace, on_device, to_numpy
-from featpipe.encoding._banded_bands import Bands, Inverse, inverted
-from featpipe.encoding._ridge import Split, batches
+from featpipe.encoding.banded._bands import Bands, Inverse, inverted
+from featpipe.encoding.ridge._ridge import Split, batches
 from featpipe.errors import RequestError
 
 _FOLDS_OF_A_GRADIENT = 2

@@ -18,7 +18,7 @@ from featpipe.encoding._arrays import (
     take_columns,
     to_numpy,
 )
-from featpipe.encoding._gram import GramStatistics
+from featpipe.encoding.ridge._gram import GramStatistics
 
 _LEAST_BATCH = 128  # fewer targets at a time multiply slowly
 _LARGE_BATCH = 4096  # asked for where memory is no matter and every step has a cost of its own, on a GPU

@@ -17,13 +17,13 @@ from sklearn.utils.validation import (
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._arrays import check_device, moved_if_it_fits, on_device, take_columns
 from featpipe.encoding._folds import CLOSED_FORMS, check_enough, check_single, inner_splits
-from featpipe.encoding._gram import GramStatistics
 from featpipe.encoding._layers import check_layers
 from featpipe.encoding._penalties import given_penalties, penalty_groups, search_penalties, shared_penalties
-from featpipe.encoding._ridge import missing_patterns, ridge
-from featpipe.encoding._search import Search
-from featpipe.encoding._streamed import linear_predictions
-from featpipe.encoding._streamed_ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
+from featpipe.encoding.ridge._gram import GramStatistics
+from featpipe.encoding.ridge._ridge import missing_patterns, ridge
+from featpipe.encoding.ridge._search import Search
+from featpipe.encoding.streamed._products import linear_predictions
+from featpipe.encoding.streamed._ridge import StreamedFeatures, fits_in_memory, predictions_from_stimuli
 from featpipe.errors import RequestError
 
 SCORINGS = ("r2", "pearson_r")

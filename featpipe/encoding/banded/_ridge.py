@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from featpipe.encoding._arrays import on_device, to_numpy
-from featpipe.encoding._banded_bands import Bands, NotPositiveDefinite
-from featpipe.encoding._ridge import batches
+from featpipe.encoding.banded._bands import Bands, NotPositiveDefinite
+from featpipe.encoding.ridge._ridge import batches
 from featpipe.errors import RequestError
 
 

@@ -1,0 +1,1 @@
+"""Ridge with a penalty per band of features and target."""

@@ -1,0 +1,1 @@
+"""Several layers: stacked, or the best of them."""

@@ -1,0 +1,1 @@
+"""Ridge regression of many targets: statistics of features, searches of penalties, solutions."""

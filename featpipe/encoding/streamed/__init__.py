@@ -1,0 +1,1 @@
+"""Layers that do not fit in memory, read tile by tile."""
