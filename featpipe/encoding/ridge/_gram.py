@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,50 +34,12 @@ from featpipe.encoding._arrays import (
     to_numpy,
     transposed_product,
 )
+from featpipe.encoding.ridge._decomposition import Decomposition, floored_eigenvalues
 
 _CHUNK_VALUES = 1 << 19  # values turned to float64 at a time: 4 MiB
 _LEAST_ROWS = 512  # at a time all the same: fewer multiply slowly
 
 Columns = Callable[[], Iterator[tuple[slice, Any]]]
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """Centred, weighted rows ``D^½ (X - 1 m') = U diag(scale) W'``, ready for any penalty.
-
-    A penalty α needs the diagonal ``shrink(α)`` only: ``coef = W diag(shrink(α)) U' D^½ y``. The scale is
-    the singular value, floored: any positive scale gives the same product, so nothing is truncated.
-
-    Parameters
-    ----------
-    left : array of shape (n_stimuli, rank), float64
-        ``D^½ U``: a weight's root is in it.
-    eigenvalues : array of shape (rank,), float64
-        Squared singular values, ascending.
-    scale : array of shape (rank,), float64
-    """
-
-    left: Any
-    eigenvalues: Any
-    scale: Any
-
-    def variances(self) -> Any:
-        """Return the eigenvalues, 0 where they are rounding: array of shape (rank,)."""
-        noise = _negligible(self.eigenvalues, self.left.shape[0])
-        return array_namespace(self.eigenvalues).where(self.eigenvalues > noise, self.eigenvalues, 0.0)
-
-    def shrink(self, alpha) -> Any:
-        """Return ``scale / (eigenvalue + alpha)``: array of shape (rank,) or (rank, n_alphas).
-
-        For a penalty of 0 directions without variance get 0: the solution of least norm.
-        """
-        xp = array_namespace(self.eigenvalues)
-        alpha = like(np.asarray(alpha, dtype=np.float64), self.eigenvalues)
-        shape = (-1, *[1] * alpha.ndim)
-        eigenvalues, scale = (xp.reshape(v, shape) for v in (self.eigenvalues, self.scale))
-        total = eigenvalues + alpha
-        usable = (total > _negligible(self.eigenvalues, self.left.shape[0])) | (alpha > 0)
-        return xp.where(usable, scale / xp.where(usable, total, xp.ones_like(total)), 0.0)
 
 
 class GramStatistics:
@@ -293,7 +254,7 @@ class _PrimalSubset(Subset):
         matrix = gram.feature_gram(self.rows, consume=consume)
         matrix -= self.total * (self._shift[:, None] * self._shift)
         eigenvalues, self._right = eigh(matrix, overwrite=True)
-        eigenvalues, scale = _eigenvalues(eigenvalues, len(self.rows))
+        eigenvalues, scale = floored_eigenvalues(eigenvalues, len(self.rows))
         left = like(np.empty((len(self.rows), len(scale))), gram.X)
         for part, chunk in gram.centred(self.rows):
             chunk -= self._shift
@@ -331,7 +292,7 @@ class _DualSubset(Subset):
             kernel *= root
             kernel *= root[:, None]
         eigenvalues, left = eigh(kernel, overwrite=True)
-        eigenvalues, scale = _eigenvalues(eigenvalues, len(self.rows))
+        eigenvalues, scale = floored_eigenvalues(eigenvalues, len(self.rows))
         left *= root[:, None]
         return Decomposition(left, eigenvalues, scale)
 
@@ -428,18 +389,6 @@ def _write(out: np.ndarray, left: Any, right: Any) -> None:
 
 def _numpy_dtype(dtype: Any) -> Any:
     return np.float64 if "64" in str(dtype) else np.float32
-
-
-def _eigenvalues(eigenvalues: Any, n_stimuli: int) -> tuple[Any, Any]:
-    xp = array_namespace(eigenvalues)
-    eigenvalues = xp.clip(eigenvalues, 0.0, None)
-    floor = _negligible(eigenvalues, n_stimuli)
-    return eigenvalues, (xp.clip(eigenvalues, floor, None) ** 0.5 if floor > 0 else xp.ones_like(eigenvalues))
-
-
-def _negligible(eigenvalues: Any, n_stimuli: int) -> float:
-    largest = max(float(eigenvalues[-1]), 0.0)
-    return largest * max(n_stimuli, eigenvalues.shape[0]) * float(np.finfo(np.float64).eps)
 
 
 def _parts(length: int, width: int) -> Iterator[slice]:
