@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -56,6 +57,16 @@ _OURS = (
 )
 # What run.json must have to be used again
 _NEEDED = ("format", "data", "targets", "cache", "features")
+
+
+def _is_there(name: str) -> bool:
+    """Whether the module is there where a file looks for a class of ours; no other package is looked for."""
+    try:
+        return (
+            not name.startswith("featpipe.") or importlib.util.find_spec(name.rpartition(".")[0]) is not None
+        )
+    except ModuleNotFoundError:  # nor is the package that it was in
+        return False
 
 
 class RunFolder:
@@ -175,6 +186,11 @@ class RunFolder:
                 f"{path} cannot be read ({error}); the run folder is damaged. Run `featpipe fit` again."
             ) from error
         strange = [name for name in foreign if name not in _OURS]
+        if renamed := [name for name in strange if not _is_there(name)]:
+            raise RecipeError(
+                f"{path} holds {', '.join(renamed)}, which this version has not: the run was saved by another version of "
+                "featpipe. Install that one, or run `featpipe fit` again."
+            )
         if strange and not trust:
             raise RecipeError(
                 f"{path} holds {', '.join(strange)}, which are not known to be safe. If you trust where the file comes "
