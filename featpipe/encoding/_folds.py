@@ -30,11 +30,15 @@ def inner_splits(cv, X, y, groups) -> list[Split]:
                 "give alpha."
             )
         cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
-    elif isinstance(cv, str | float):
+    elif isinstance(cv, str | float) or (isinstance(cv, list) and not all(map(_is_split, cv))):
         raise RequestError(
             f"cv must be a number of folds, a splitter, a list of folds, 'loo' or 'gcv', got {cv!r}."
         )
     return list(check_cv(cv).split(X, y, groups))
+
+
+def _is_split(fold) -> bool:
+    return np.iterable(fold) and len(fold) == 2
 
 
 def present_splits(splits: Sequence[Split], rows: np.ndarray, targets: np.ndarray) -> list[Split]:

@@ -168,6 +168,7 @@ BAD = [
     ("sets that are not there", f"{FT} table:table --cv set", ["SET/NAME", "got 'image_0'"]),
     ("folds of one image", f"{FT} table:table --cv 40", ["a single stimulus each", "--cv 5"]),
     ("one fold of a search", f"{FT} table:table --set ridge__cv=1", ["cv is 1", "at least 2"]),
+    ("rows for folds of a search", f"{FT} table:table --set 'ridge__cv=[1, 2]'", ["a list of folds", "[1, 2]"]),
     ("half a fold of a search", f"{FT} table:table --set ridge__cv=2.5", ["cv", "2.5"]),
     ("data of a test split alone", f"{FT} table:table/tested.toml", ["'test'", "'train'", "splits.csv"]),
     ("splits of other ids", f"{FT} table:table/misnamed.toml", ["'image_0'", "such as 'image_0.png'", "extension"]),
