@@ -188,8 +188,8 @@ class RunFolder:
         strange = [name for name in foreign if name not in _OURS]
         if renamed := [name for name in strange if not _is_there(name)]:
             raise RecipeError(
-                f"{path} holds {', '.join(renamed)}, which this version has not: the run was saved by another version of "
-                "featpipe. Install that one, or run `featpipe fit` again."
+                f"{path} holds {', '.join(renamed)}, which this version has not: the run was saved by another version "
+                "of featpipe. Install that one, or run `featpipe fit` again."
             )
         if strange and not trust:
             raise RecipeError(
