@@ -38,7 +38,7 @@ def inner_splits(cv, X, y, groups) -> list[Split]:
 
 
 def _is_split(fold) -> bool:
-    return isinstance(fold, Sequence) and len(fold) == 2
+    return isinstance(fold, Sequence | np.ndarray) and len(fold) == 2
 
 
 def present_splits(splits: Sequence[Split], rows: np.ndarray, targets: np.ndarray) -> list[Split]:
