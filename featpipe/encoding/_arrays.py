@@ -37,6 +37,9 @@ __all__ = [
     "transposed_product",
 ]
 
+# NumPy and SciPy each come with a BLAS of their own, whose threads wait for work in a loop: whoever takes turns between
+# them has both loops on the same processors. Large matrices do not notice, and are worked on in place by SciPy.
+_SMALL = 1536
 _ROWS_AT_A_TIME = 1024  # of a sum of float32 products
 
 
@@ -135,7 +138,7 @@ def column_dots(left: Any, right: Any) -> Any:
 
 def add_products(total: Any, rows: Any) -> None:
     """Add ``rows @ rows.T`` in place; of NumPy's only the upper triangle, which `mirror` copies at the end."""
-    if is_torch_array(total):
+    if is_torch_array(total) or len(total) <= _SMALL:
         total += rows @ rows.T
     elif rows.flags.c_contiguous:
         linalg.blas.dsyrk(1.0, rows.T, trans=1, beta=1.0, c=total.T, lower=1, overwrite_c=1)
@@ -182,6 +185,9 @@ def eigh(matrix: Any, *, overwrite: bool = False) -> tuple[Any, Any]:
     """Return ascending eigenvalues and eigenvectors of a symmetric matrix of either kind."""
     if is_torch_array(matrix):
         return array_namespace(matrix).linalg.eigh(matrix)
+    if len(matrix) <= _SMALL:
+        values, vectors = np.linalg.eigh(matrix)
+        return values, vectors
     # the transpose of a symmetric matrix is itself, in the order of LAPACK: no copy
     return linalg.eigh(matrix.T, overwrite_a=overwrite, check_finite=False, driver="evd")
 
@@ -193,6 +199,8 @@ def solve_symmetric(matrix: Any, right: Any) -> Any:
         return xp.cholesky_solve(
             right, xp.linalg.cholesky(matrix)
         )  # torch's own: the standard has no such solve
+    if len(matrix) <= _SMALL:
+        return np.linalg.solve(matrix, right)
     factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
     return linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
 
