@@ -137,7 +137,7 @@ def column_dots(left: Any, right: Any) -> Any:
 
 
 def add_products(total: Any, rows: Any) -> None:
-    """Add ``rows @ rows.T`` in place; of NumPy's only the upper triangle, which `mirror` copies at the end."""
+    """Add ``rows @ rows.T`` in place; of NumPy's at least the upper triangle, which `mirror` copies at the end."""
     if is_torch_array(total) or len(total) <= _SMALL:
         total += rows @ rows.T
     elif rows.flags.c_contiguous:
@@ -193,12 +193,11 @@ def eigh(matrix: Any, *, overwrite: bool = False) -> tuple[Any, Any]:
 
 
 def solve_symmetric(matrix: Any, right: Any) -> Any:
-    """Solve with a symmetric positive definite matrix of either kind; NumPy's two arrays are overwritten."""
+    """Solve with a symmetric positive definite matrix of either kind; NumPy's two arrays may be overwritten."""
     if is_torch_array(matrix):
         xp = array_namespace(matrix)
-        return xp.cholesky_solve(
-            right, xp.linalg.cholesky(matrix)
-        )  # torch's own: the standard has no such solve
+        factor = xp.linalg.cholesky(matrix)
+        return xp.cholesky_solve(right, factor)  # torch's own: the standard has no such solve
     if len(matrix) <= _SMALL:
         return np.linalg.solve(matrix, right)
     factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ _FOR_X = {"dtype": np.float32, "ensure_min_samples": 2}
 _FOR_Y = {"dtype": [np.float64, np.float32], "ensure_2d": False, "ensure_all_finite": "allow-nan"}
 
 
-class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
+class Head(MultiOutputMixin, RegressorMixin, BaseEstimator, ABC):
     """A torch module on cached features, trained by the loop and kept as NumPy arrays.
 
     A head says what its module is built from (`_architecture`), builds it (`_build`), keeps what it learned
@@ -106,11 +107,13 @@ class Head(MultiOutputMixin, RegressorMixin, BaseEstimator):
                 predicted[rows.cpu().numpy()] = (total * scale + mean).cpu().numpy()
         return predicted[:, 0] if self.single_ else predicted
 
+    @abstractmethod
     def _architecture(self, X, columns: Columns) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return what the module is built from, as files can hold it."""
 
+    @abstractmethod
     def _build(self, columns: Columns, generator: torch.Generator | None) -> Any:
-        raise NotImplementedError
+        """Return the module; without a generator its weights are about to be loaded."""
 
     def _check_batches(self, n_fitted: int) -> None:
         """Raise `RequestError` where a batch would have one stimulus, which batch norm cannot take."""
