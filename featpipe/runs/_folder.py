@@ -49,9 +49,9 @@ _OURS = (
             *("encoding._scaler._ScaledRows", "encoding._scaler._ScaledRows.read"),
             *(f"features._stored_rows.StoredRows{method}" for method in ("", ".read", ".stream", ".images")),
             "encoding.regions._regions_of_targets.JointFit",
-            "tuning._deep_head.DeepHead",
-            "tuning._linear_head.LinearHead",
-            "tuning._vertex_position_head.VertexPositionHead",
+            "tuning.heads._deep_head.DeepHead",
+            "tuning.heads._linear_head.LinearHead",
+            "tuning.heads._vertex_position_head.VertexPositionHead",
         )
     }
 )

@@ -19,11 +19,11 @@ import torch
 from torch.nn import functional as F
 
 from featpipe.tuning import DeepHead, LinearHead, VertexPositionHead
-from featpipe.tuning._columns import columns_of
-from featpipe.tuning._linear_module import LinearModule
 from featpipe.tuning._loop import train
-from featpipe.tuning._objective import SquaredError
 from featpipe.tuning._training import Training
+from featpipe.tuning.heads._columns import columns_of
+from featpipe.tuning.heads._linear_module import LinearModule
+from featpipe.tuning.heads._objective import SquaredError
 
 # vertices per ROI of one hemisphere, about those of subject 1
 SIZES = {

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featpipe.tuning._stacked import StackedNorm, stacked, uniform
+from featpipe.tuning.heads._stacked import StackedNorm, stacked, uniform
 
 SMALLEST = 8  # side of the map that is not halved any more
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featpipe.tuning._columns import Columns
-from featpipe.tuning._linear_module import Piece
-from featpipe.tuning._stacked import StackedNorm, drop, stacked, uniform
-from featpipe.tuning._trunk import ConvTrunk
+from featpipe.tuning.heads._columns import Columns
+from featpipe.tuning.heads._linear_module import Piece
+from featpipe.tuning.heads._stacked import StackedNorm, drop, stacked, uniform
+from featpipe.tuning.heads._trunk import ConvTrunk
 
 
 class VertexConvolution(nn.Module):

@@ -158,7 +158,7 @@ def test_goes_through_pickle_and_skops(problem, share):
     head = _head("all" if single else ROIS, share=share, max_epochs=2).fit(X, Y[:, 0] if single else Y)
     text = dumps(head)
     foreign = get_untrusted_types(data=text)
-    assert foreign == ["featpipe.tuning._deep_head.DeepHead"]
+    assert foreign == ["featpipe.tuning.heads._deep_head.DeepHead"]
     for again in (pickle.loads(pickle.dumps(head)), loads(text, trusted=foreign)):
         np.testing.assert_array_equal(again.predict(X), head.predict(X))
     assert not any(torch.is_tensor(value) for value in vars(head).values())

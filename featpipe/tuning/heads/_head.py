@@ -20,13 +20,13 @@ from featpipe.blocks import LayerBlocks
 from featpipe.encoding._layers import check_layers
 from featpipe.errors import RequestError
 from featpipe.extraction._forward import choose_device
-from featpipe.tuning._columns import Columns, columns_of
 from featpipe.tuning._held_out import hold_out
 from featpipe.tuning._history import History
 from featpipe.tuning._loop import train
-from featpipe.tuning._objective import SquaredError
-from featpipe.tuning._responses import check_present, moments, standardised
 from featpipe.tuning._training import Training
+from featpipe.tuning.heads._columns import Columns, columns_of
+from featpipe.tuning.heads._objective import SquaredError
+from featpipe.tuning.heads._responses import check_present, moments, standardised
 
 _TRAINING = (
     *("learning_rate", "decay", "decay_every", "schedule", "weight_decay", "betas", "batch_size"),

@@ -12,8 +12,8 @@ from torch import nn
 from featpipe import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.tuning import VERTEX_POSITION_RESIDUAL, Training, VertexPositionHead, _maps
-from featpipe.tuning._columns import columns_of
-from featpipe.tuning._positions import encode_positions
+from featpipe.tuning.heads._columns import columns_of
+from featpipe.tuning.heads._positions import encode_positions
 
 ROIS = {"lh.V1v": [0, 1, 2], "rh.OFA": np.array([2, 5]), "lh.PPA": [3]}  # ragged, overlapping; 4 in none
 SMALL = {"batch_size": 16, "device": "cpu"}
@@ -207,7 +207,7 @@ def test_goes_through_pickle_and_skops(problem, positions):
     head = _head(ROIS, positions, **VERTEX_POSITION_RESIDUAL).fit(X, Y)
     text = dumps(head)
     foreign = get_untrusted_types(data=text)
-    assert foreign == ["featpipe.tuning._vertex_position_head.VertexPositionHead"]
+    assert foreign == ["featpipe.tuning.heads._vertex_position_head.VertexPositionHead"]
     for again in (pickle.loads(pickle.dumps(head)), loads(text, trusted=foreign)):
         np.testing.assert_array_equal(again.predict(X), head.predict(X))
     assert not any(torch.is_tensor(value) for value in vars(head).values())

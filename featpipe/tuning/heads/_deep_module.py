@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featpipe.tuning._columns import Columns
-from featpipe.tuning._linear_module import Piece, read_outs
-from featpipe.tuning._stacked import LinearBlock
+from featpipe.tuning.heads._columns import Columns
+from featpipe.tuning.heads._linear_module import Piece, read_outs
+from featpipe.tuning.heads._stacked import LinearBlock
 
 
 class DeepModule(nn.Module):

@@ -18,7 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from featpipe import LayerBlocks
 from featpipe.errors import RequestError
 from featpipe.tuning import LINEAR_ALL_ROIS, LinearHead, Training
-from featpipe.tuning._columns import columns_of
+from featpipe.tuning.heads._columns import columns_of
 
 ROIS = {"lh.V1v": [0, 1, 2], "rh.OFA": np.array([2, 5]), "lh.PPA": [3]}  # ragged, overlapping; 4 in none
 SMALL = {"batch_size": 16, "device": "cpu"}
@@ -190,7 +190,7 @@ def test_goes_through_pickle_skops_and_clone(problem):
     head = _head().fit(X, Y)
     text = dumps(head)
     foreign = get_untrusted_types(data=text)
-    assert foreign == ["featpipe.tuning._linear_head.LinearHead"]
+    assert foreign == ["featpipe.tuning.heads._linear_head.LinearHead"]
     for again in (pickle.loads(pickle.dumps(head)), loads(text, trusted=foreign)):
         np.testing.assert_array_equal(again.predict(X), head.predict(X))
     assert not any(torch.is_tensor(value) for value in vars(head).values())

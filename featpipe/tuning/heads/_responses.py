@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featpipe.errors import RequestError
-from featpipe.tuning._columns import Columns
+from featpipe.tuning.heads._columns import Columns
 
 _COLUMNS = 1024  # turned to float64 at a time
 

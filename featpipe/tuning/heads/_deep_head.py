@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from featpipe.tuning._columns import Columns
-from featpipe.tuning._deep_module import DeepModule
-from featpipe.tuning._head import INITS, Head
 from featpipe.tuning._training import number, one_of, whole
+from featpipe.tuning.heads._columns import Columns
+from featpipe.tuning.heads._deep_module import DeepModule
+from featpipe.tuning.heads._head import INITS, Head
 
 SHARES = ("roi", "all")
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from featpipe.tuning._columns import Columns
-from featpipe.tuning._stacked import uniform
+from featpipe.tuning.heads._columns import Columns
+from featpipe.tuning.heads._stacked import uniform
 
 Piece = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # predictions, their targets, their ROIs
 

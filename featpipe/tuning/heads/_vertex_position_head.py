@@ -8,12 +8,12 @@ from sklearn.utils.validation import check_array
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._layers import check_layers
 from featpipe.errors import RequestError
-from featpipe.tuning._columns import Columns
-from featpipe.tuning._head import _FOR_Y, INITS, Head
-from featpipe.tuning._maps import map_shape, maps_of
-from featpipe.tuning._positions import check_positions, encode_positions
 from featpipe.tuning._training import number, one_of, whole
-from featpipe.tuning._vertex_module import VertexModule
+from featpipe.tuning.heads._columns import Columns
+from featpipe.tuning.heads._head import _FOR_Y, INITS, Head
+from featpipe.tuning.heads._maps import map_shape, maps_of
+from featpipe.tuning.heads._positions import check_positions, encode_positions
+from featpipe.tuning.heads._vertex_module import VertexModule
 
 SHARES = ("roi", "all")
 

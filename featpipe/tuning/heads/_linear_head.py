@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from featpipe.tuning._columns import Columns
-from featpipe.tuning._head import INITS, Head
-from featpipe.tuning._linear_module import LinearModule
 from featpipe.tuning._training import one_of
+from featpipe.tuning.heads._columns import Columns
+from featpipe.tuning.heads._head import INITS, Head
+from featpipe.tuning.heads._linear_module import LinearModule
 
 
 class LinearHead(Head):
