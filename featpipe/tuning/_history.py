@@ -31,6 +31,23 @@ class History:
         self._lowest = np.full(len(names), np.inf)
         self._training, self._together = training, together
 
+    def begin(self, scored: np.ndarray | None) -> None:
+        """Note what untrained weights are worth: they are epoch 0, and the best so far."""
+        nothing = np.full(len(self.names), np.nan)
+        self.start = nothing if scored is None else scored
+        if scored is not None:
+            self._lowest[:] = scored.mean() if self._together else scored
+
+    def table(self) -> dict[str, np.ndarray]:
+        """Return the columns of a table of epochs, from 0 on."""
+        nothing = np.full(len(self.names), np.nan)
+        return {
+            "epoch": np.arange(len(self.train_loss) + 1),
+            "learning_rate": np.array([np.nan, *self.learning_rate]),
+            "train_loss": np.stack([nothing, *self.train_loss]),
+            "validation_loss": np.stack([self.start, *self.held_out_loss]),
+        }
+
     def add(self, fitted: np.ndarray, scored: np.ndarray | None, rate: float) -> np.ndarray:
         """Note an epoch; return the parts that have a new best, ndarray of bool (n_parts,)."""
         held_out = np.full_like(fitted, np.nan) if scored is None else scored

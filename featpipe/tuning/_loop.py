@@ -51,8 +51,9 @@ def train(
     objective: Objective,
     training: Training,
     *,
-    rows: np.ndarray,
-    held_out: np.ndarray | None = None,
+    rows: np.ndarray | Callable[[int], Sequence[torch.Tensor]],
+    held_out: np.ndarray | Callable[[], np.ndarray] | None = None,
+    from_start: bool = False,
     names: Sequence[str] = ("all",),
     owners: Mapping[str, torch.Tensor] | None = None,
     groups: Sequence[Mapping[str, Any]] | None = None,
@@ -87,6 +88,9 @@ def train(
     parts = Parts(module, owners, len(names))
     history = History(names, training, together=owners is None)
     with _own_random_state(device), precision_of("tf32" if training.precision == "tf32" else "fp32", device):
+        if from_start:
+            start = _score(module, objective, training, held_out) if held_out is not None else None
+            history.begin(start)
         for epoch in range(1, training.max_epochs + 1):
             fitted = _fit(module, objective, training, rows, optimiser, parts, epoch)
             scored = _score(module, objective, training, held_out) if held_out is not None else None
@@ -109,7 +113,7 @@ def _fit(module, objective, training, rows, optimiser, parts, epoch) -> np.ndarr
     seed = _seed(training.seed, epoch)
     _seed_global(seed, device)  # for modules that know no generator
     generator = torch.Generator(device).manual_seed(seed)
-    batches = _batches(torch.as_tensor(rows), training.batch_size, seed)
+    batches = rows(seed) if callable(rows) else _batches(torch.as_tensor(rows), training.batch_size, seed)
     total = weight = 0.0
     for number, batch in enumerate(batches):
         factor = training.rate((epoch - 1) * len(batches) + number, len(batches))
@@ -129,6 +133,9 @@ def _fit(module, objective, training, rows, optimiser, parts, epoch) -> np.ndarr
 def _score(module, objective, training, rows) -> np.ndarray:
     """Return the mean loss of each part over held-out stimuli, (n_parts,)."""
     module.eval()
+    if callable(rows):
+        with torch.no_grad(), _autocast(training, next(module.parameters()).device):
+            return rows()
     device = next(module.parameters()).device
     total = weight = 0.0
     with torch.no_grad(), _autocast(training, device):

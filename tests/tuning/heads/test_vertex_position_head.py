@@ -11,7 +11,8 @@ from torch import nn
 
 from featpipe import LayerBlocks
 from featpipe.errors import RequestError
-from featpipe.tuning import VERTEX_POSITION_RESIDUAL, Training, VertexPositionHead, _maps
+from featpipe.tuning import VERTEX_POSITION_RESIDUAL, Training, VertexPositionHead
+from featpipe.tuning.heads import _maps
 from featpipe.tuning.heads._columns import columns_of
 from featpipe.tuning.heads._positions import encode_positions
 

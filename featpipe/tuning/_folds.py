@@ -1,0 +1,61 @@
+"""Which stimuli stop a training, and which folds give rows that a network was not tuned on."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.model_selection import GroupKFold
+
+from featpipe.errors import RequestError
+from featpipe.rsa import stimulus_sets
+from featpipe.tuning._held_out import hold_out
+
+
+def held_out_of_each_set(
+    ids: np.ndarray, fraction: float, *, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (rows to fit, rows to stop by), ascending: the same share of every stimulus set, repeats together.
+
+    Parameters
+    ----------
+    ids : ndarray of str, shape (n_stimuli,)
+        ``SET/NAME`` where stimulus sets are joined.
+    fraction : float
+        0 holds out none.
+    seed : int
+    groups : array of shape (n_stimuli,), optional
+        Never divided.
+
+    Raises
+    ------
+    RequestError
+        Too few stimuli or groups in a set.
+    """
+    groups = ids if groups is None else np.asarray(groups)
+    sets = stimulus_sets(ids)
+    parts = []
+    for name in np.unique(sets):
+        own = np.flatnonzero(sets == name)
+        parts.append(hold_out(own, fraction, seed=seed, groups=groups[own]))
+    fitted = np.sort(np.concatenate([part[0] for part in parts]))
+    stopping = [part[1] for part in parts if part[1] is not None]
+    return fitted, np.sort(np.concatenate(stopping)) if stopping else None
+
+
+def dealt_out(
+    ids: np.ndarray, n_folds: int, *, seed: int, groups: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (train, test) rows of folds over stimuli, repeats and groups together.
+
+    Raises
+    ------
+    RequestError
+        Fewer than two folds, or more than there are stimuli or groups.
+    """
+    groups = ids if groups is None else np.asarray(groups)
+    n_groups = len(np.unique(groups))
+    if not 2 <= n_folds <= n_groups:
+        raise RequestError(
+            f"cross_fit is {n_folds!r}, and there are {n_groups} different stimuli; choose from 2 to {n_groups}."
+        )
+    folds = GroupKFold(n_folds, shuffle=True, random_state=seed)
+    return list(folds.split(ids, groups=groups))

@@ -1,0 +1,5 @@
+"""The network that is tuned: which layers are read, what of it is trained, and what is computed only once."""
+
+from featpipe.tuning.network._body import Body
+
+__all__ = ["Body"]
