@@ -4,39 +4,84 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
-from featpipe.datasets import is_data, load_stimuli
-from featpipe.errors import RequestError
 from featpipe.extraction._forward import choose_device, precision_of
-from featpipe.features._cached import as_ids
-from featpipe.models import Backbone, ModelRequest, Tap, load, match_layers, save_checkpoint
-from featpipe.spec import LayerRequest
-from featpipe.stimuli import StimulusSet
+from featpipe.models import Backbone, load, save_checkpoint
 from featpipe.tuning._folds import dealt_out, held_out_of_each_set
 from featpipe.tuning._loop import train
 from featpipe.tuning._plan import Plan
+from featpipe.tuning._stimuli import as_ids, open_stimuli
 from featpipe.tuning._training import Training
+from featpipe.tuning._tuned import Keeping, fingerprint, network_request
 from featpipe.tuning.images import Images
-from featpipe.tuning.network import Body
+from featpipe.tuning.network import Body, taps_of
 
 _TRAINING = (
     *("optimiser", "learning_rate", "momentum", "weight_decay", "schedule", "decay", "decay_every"),
-    *("batch_size", "max_epochs", "patience", "clip", "precision", "seed", "device"),
+    *("batch_size", "max_epochs", "patience", "min_epochs", "clip", "precision", "seed", "device"),
 )
+_BATCH = 32  # images, where no gradient is needed
 
 
 class Tuner(TransformerMixin, BaseEstimator, ABC):
     """Change a network until what it computes of images fits measurements; see the subclasses.
 
-    X is stimulus ids. A tuner says what it reads (`_taps`), what it trains (`_plan`), how the trained module is
-    built again (`_module`), and how it predicts.
+    X is stimulus ids, and `stimuli` says where their images are. A tuner says which layers it reads (`_taps`),
+    what it trains (`_plan`), how the trained module is built again (`_module`), and how it predicts.
+
+    Parameters
+    ----------
+    model : str
+        ``ZOO:NAME``, as in ``featpipe extract --model``.
+    layer : str
+        Layer that the training reads, ``LAYER[:REDUCE]``.
+    weights, model_args, preprocess, image_size, mean, std, trust
+        As in ``featpipe extract``; see `featpipe.models.ModelRequest`. The whole image is the default here.
+    stimuli : StimulusSet or str
+        The images behind the ids: a SOURCE of images or DATA.
+    transform_layers : sequence of str, optional
+        Layers that `transform` gives, ``LAYER[:REDUCE]``; `layer` by default.
+    frozen : str or sequence of str, optional
+        Layers that stay as they are: names, globs, or ranges in network order, ``"..conv5"`` (up to and with),
+        ``"conv5.."`` (from there on) or ``"conv2..conv4"``.
+    lora_rank : int, optional
+        Train changes of this rank of linear layers and 1×1 convolutions, and nothing else of the network.
+    lora_scale : float
+    dropout : bool
+        Let the network's own dropout drop in training. Batch norm stays as in evaluation.
+    augmentation : str, optional
+        ``crop:FRACTION[:flip]``: what training sees instead of the whole images.
+    views : int
+        0 draws a crop anew each time. Otherwise so many crops of each image are drawn once, those of
+        ``featpipe extract --views``, and what the frozen part of the network makes of them is kept.
+    optimiser, momentum, weight_decay, schedule, decay, decay_every, clip, precision
+        See `Training`.
+    learning_rate : float or "auto"
+        "auto" takes what the range test of Smith (2015) suggests, on the training stimuli.
+    batch_size, max_epochs : int
+        0 epochs leave the network untuned.
+    patience, min_epochs : int
+        Epochs without a new best after which training stops.
+    validation_fraction : float
+        Share of the stimuli of each set that chooses the epoch, never the same as are scored.
+    cross_fit : int
+        Folds of `fit_transform`.
+    checkpoints : str or Path, optional
+        Folder for the state of each training, from which one that was killed goes on, and for tuned weights, which
+        a saved or pickled tuner then refers to instead of holding them.
+    callback : callable (Epoch), optional
+        Called after each epoch.
+    seed : int
+        Of everything that is drawn.
+    device : str
 
     Attributes
     ----------
@@ -45,12 +90,15 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     best_epoch_ : int
         0 is the network as it came.
     n_epochs_ : int
+        Epochs done.
+    learning_rate_ : float
     history_ : dict of str to ndarray
-        ``epoch`` from 0 on, ``learning_rate``, ``train_loss``, ``validation_loss``.
-    weights_digest_ : str
-        Of the tuned network.
+        ``epoch`` from 0 on, ``learning_rate``, ``train_loss``, ``validation_loss``; a `pandas.DataFrame` can be made
+        of it.
     n_trained_ : int
         Parameters that could change.
+    weights_digest_ : str
+        Of the tuned network, as ``featpipe cache`` shows it.
     """
 
     takes_images = True  # X is ids whose images the estimator itself needs: how a runner tells it from others
@@ -75,16 +123,98 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         ------
         RequestError
             Ids, images, layers, measurements and parameters do not fit together.
+        WeightsUnavailable
+            There are no weights; the message names the ways out.
         WorkError
             The training diverged in its first epoch.
         """
-        training = Training(**{name: getattr(self, name) for name in _TRAINING})
-        ids = self._ids(X)
+        ids = as_ids(X)
+        y = self._check_y(y, ids)
         rows, held_out = held_out_of_each_set(ids, self.validation_fraction, seed=self.seed, groups=groups)
-        backbone = self._backbone()
-        body = self._body(backbone, ids)
+        self.training_ids_ = ids
+        self.validation_ids_ = ids[:0] if held_out is None else ids[held_out]
+        backbone = load(network_request(self))
+        body = self._body(backbone, ids, self._taps)
         plan = self._plan(body, ids, y, rows, held_out)
-        history = train(
+        keeping = Keeping(self.checkpoints, fingerprint(self, body, backbone, ids, y, rows))
+        self._note(self._train(plan, keeping), plan)
+        self._settle(plan)
+        self.tuned_ = keeping.keep(body, backbone)
+        self.weights_digest_ = self.tuned_.digest
+        self.head_ = head_of(plan.module)
+        return self
+
+    def transform(self, X):
+        """Return features of the tuned network: ndarray of shape (n_stimuli, n_features), float32."""
+        check_is_fitted(self)
+        return np.concatenate([layer.reshape(len(layer), -1) for layer in self._read(as_ids(X))], axis=1)
+
+    def fit_transform(self, X, y=None, groups=None):
+        """Fit, and return features of networks that were tuned on the other folds of stimuli.
+
+        A penalty that is chosen behind a tuner would trust features that were made for these very measurements.
+
+        Returns
+        -------
+        ndarray of shape (n_stimuli, n_features), float32
+        """
+        ids = as_ids(X)
+        if self.max_epochs == 0:  # nothing was made for anything
+            return self.fit(ids, y, groups=groups).transform(ids)
+        groups = None if groups is None else np.asarray(groups)
+        folds = dealt_out(ids, self.cross_fit, seed=self.seed, groups=groups)
+        parts = []
+        for others, own in folds:
+            part = clone(self).fit(ids[others], y[others, ...], None if groups is None else groups[others])
+            parts.append(part.transform(ids[own]))
+        features = np.empty((len(ids), parts[0].shape[1]), dtype=np.float32)
+        for (_, own), rows in zip(folds, parts, strict=True):
+            features[own] = rows
+        self.fit(ids, y, groups)
+        return features
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tuned network as a checkpoint: ``featpipe extract --model local:PATH`` caches its layers.
+
+        Raises
+        ------
+        ModelError
+            A network of a user's own Python file, which a checkpoint cannot name.
+        """
+        check_is_fitted(self)
+        save_checkpoint(path, self._tuned_backbone())
+
+    @abstractmethod
+    def _plan(
+        self, body: Body, ids: np.ndarray, y: Any, rows: np.ndarray, held_out: np.ndarray | None
+    ) -> Plan:
+        """Return what is trained on some rows of ids and stopped by others."""
+
+    @property
+    def _taps(self) -> list[str]:
+        """Layers that the training reads, as ``LAYER[:REDUCE]``."""
+        return texts(self.layer)
+
+    @property
+    def _transform_taps(self) -> list[str]:
+        """Layers that `transform` gives."""
+        return self._taps if self.transform_layers is None else texts(self.transform_layers)
+
+    def _module(self, body: Body) -> torch.nn.Module:
+        """Return the module that a plan had, to be given its trained head; it has the body as ``body``."""
+        return Bare(body)
+
+    def _check_y(self, y: Any, ids: np.ndarray) -> Any:
+        """Return what is fitted to; raises `RequestError` where it does not belong to these ids."""
+        return y
+
+    def _settle(self, plan: Plan) -> None:
+        """Choose whatever else held-out stimuli choose, at the weights that are kept."""
+
+    def _train(self, plan: Plan, keeping: Keeping) -> Any:
+        training = self._training(plan)
+        self.learning_rate_ = training.learning_rate
+        return train(
             plan.module,
             plan.objective,
             training,
@@ -93,155 +223,87 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             groups=plan.groups,
             from_start=True,
             on_epoch=self.callback,
+            **({} if keeping.state is None else {"saved": keeping.state}),
         )
-        self.training_ids_ = ids
-        self.validation_ids_ = ids[:0] if held_out is None else ids[held_out]
+
+    def _training(self, plan: Plan) -> Training:
+        values = {name: getattr(self, name) for name in _TRAINING}
+        if self.learning_rate == "auto":
+            from featpipe.tuning._range_test import range_test
+
+            trial = Training(**values | {"learning_rate": 1.0})
+            found = range_test(plan.module, plan.objective, trial, rows=plan.batches, groups=plan.groups)
+            self.range_test_ = found.table()
+            values["learning_rate"] = found.suggestion
+        return Training(**values)
+
+    def _note(self, history: Any, plan: Plan) -> None:
         self.best_epoch_ = int(history.best_epoch[0])
-        self.n_epochs_ = len(history.learning_rate) - 1
-        self.history_ = history.table()
+        self.history_ = {
+            name: values.reshape(len(values), -1)[:, 0] for name, values in history.table().items()
+        }
+        self.n_epochs_ = len(history.learning_rate)
         self.n_trained_ = sum(p.numel() for p in plan.module.parameters() if p.requires_grad)
-        self._keep(plan.module, body, backbone)
-        return self
-
-    def transform(self, X):
-        """Return features of the tuned network: ndarray of shape (n_stimuli, n_features), float32."""
-        check_is_fitted(self)
-        body = self._load(self._ids(X), self._transform_taps).body
-        return self._in_batches(body)
-
-    def fit_transform(self, X, y=None, groups=None):
-        """Fit, and return features of networks tuned on the other folds of stimuli.
-
-        A penalty that is chosen behind a tuner would trust features that were made for these very responses.
-
-        Returns
-        -------
-        ndarray of shape (n_stimuli, n_features), float32
-        """
-        ids = self._ids(X)
-        features = None
-        for train_rows, test in dealt_out(ids, self.cross_fit, seed=self.seed, groups=groups):
-            own = None if groups is None else np.asarray(groups)[train_rows]
-            part = clone(self).fit(ids[train_rows], y[train_rows, ...], groups=own).transform(ids[test])
-            features = np.empty((len(ids), part.shape[1]), dtype=np.float32) if features is None else features
-            features[test] = part
-        self.fit(ids, y, groups=groups)
-        return features
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the tuned network as a checkpoint: ``featpipe extract --model local:PATH`` caches its layers."""
-        check_is_fitted(self)
-        save_checkpoint(path, self._tuned_backbone())
-
-    # What a tuner says
-
-    @property
-    @abstractmethod
-    def _taps(self) -> list[str]:
-        """Layers that the training reads, as ``LAYER[:REDUCE]``."""
-
-    @property
-    def _transform_taps(self) -> list[str]:
-        """Layers that `transform` gives."""
-        return self._taps
-
-    @abstractmethod
-    def _plan(
-        self, body: Body, ids: np.ndarray, y: Any, rows: np.ndarray, held_out: np.ndarray | None
-    ) -> Plan:
-        """Return what is trained on some rows of ids and stopped by others."""
-
-    def _module(self, body: Body) -> nn.Module:
-        """Return the module that a plan had, to be given its trained head; it has the body as ``body``."""
-        return Bare(body)
-
-    # The network
-
-    def _request(self) -> ModelRequest:
-        return ModelRequest(
-            model=self.model,
-            weights=self.weights,
-            model_args=tuple((self.model_args or {}).items()),
-            preprocess=self.preprocess,
-            image_size=self.image_size,
-            trust=self.trust,
-        )
-
-    def _backbone(self) -> Backbone:
-        return load(self._request())
-
-    def _tuned_backbone(self) -> Backbone:
-        backbone = self._backbone()
-        found, unknown = backbone.module.load_state_dict(
-            {name: torch.as_tensor(value) for name, value in self.tuned_.items()}, strict=False
-        )
-        return backbone
 
     def _body(
-        self, backbone: Backbone, ids: np.ndarray, layers: list[str] | None = None, **options: Any
+        self, backbone: Backbone, ids: np.ndarray, layers: Sequence[str], *, augmented: bool = True
     ) -> Body:
-        stimuli = _open(self.stimuli)
-        images = Images(stimuli, ids, backbone.card.preprocessing, device=choose_device(self.device))
-        return Body(backbone, taps_of(layers or self._taps, backbone), images, frozen=self.frozen, **options)
+        """Return a network with its taps on the images of some ids."""
+        seen: dict[str, Any] = {}
+        if self.augmentation is not None:
+            seen = {"augmentation": self.augmentation, "views": self.views, "view_seed": self.seed}
+        images = Images(
+            open_stimuli(self.stimuli),
+            ids,
+            backbone.card.preprocessing,
+            device=choose_device(self.device),
+            **seen if augmented else {},
+        )
+        how = {"lora_rank": self.lora_rank, "lora_scale": self.lora_scale, "dropout": self.dropout}
+        how |= {"frozen": self.frozen, "seed": self.seed} if augmented else {}
+        return Body(backbone, taps_of(layers, backbone), images, **how if augmented else {})
 
-    def _keep(self, module: nn.Module, body: Body, backbone: Backbone) -> None:
-        """Keep what was trained as arrays."""
-        self.tuned_ = {name: value.numpy() for name, value in body.tuned().items()}
-        state = module.state_dict()
-        self.head_ = {n: v.detach().cpu().numpy() for n, v in state.items() if not n.startswith("body.")}
+    def _tuned_backbone(self) -> Backbone:
+        return self.tuned_.backbone(network_request(self), self.checkpoints)
 
-    def _load(self, ids: np.ndarray, layers: list[str] | None = None) -> Any:
+    def _load(self, ids: np.ndarray, layers: Sequence[str] | None = None) -> Any:
         """Return the trained module for some images, in evaluation mode."""
-        body = self._body(self._tuned_backbone(), ids, layers)
+        body = self._body(
+            self._tuned_backbone(), ids, self._taps if layers is None else layers, augmented=False
+        )
         module = self._module(body).to(choose_device(self.device))
-        head = {name: torch.as_tensor(value) for name, value in self.head_.items()}
-        module.load_state_dict(head, strict=False)
-        return module.eval()
+        module.load_state_dict(
+            {name: torch.as_tensor(value) for name, value in self.head_.items()}, strict=False
+        )
+        return module.eval().requires_grad_(False)
 
-    def _in_batches(self, body: Body) -> np.ndarray:
-        """Return all taps of all images side by side."""
+    def _read(self, ids: np.ndarray, layers: Sequence[str] | None = None) -> list[np.ndarray]:
+        """Return some layers of the tuned network for some images, each (n_stimuli, *row), float32."""
+        body = self._load(ids, self._transform_taps if layers is None else layers).body
         device = choose_device(self.device)
-        parts = []
+        parts: list[list[np.ndarray]] = []
         with torch.inference_mode(), precision_of("fp32", device):
-            for rows in torch.arange(len(body.images)).split(32):
-                parts.append(torch.cat([tap.flatten(1) for tap in body(rows)], dim=1).cpu().numpy())
-        return np.concatenate(parts)
-
-    @staticmethod
-    def _ids(X) -> np.ndarray:
-        return as_ids(X)
+            for rows in torch.arange(len(ids)).split(_BATCH):
+                parts.append([tap.cpu().numpy() for tap in body(rows)])
+        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
 
-class Bare(nn.Module):
-    """The network alone."""
+class Bare(torch.nn.Module):
+    """A network without a head."""
 
     def __init__(self, body: Body) -> None:
         super().__init__()
         self.body = body
 
 
-def taps_of(layers: list[str], backbone: Backbone) -> list[Tap]:
-    """Return the layers of a network that texts ``PATTERN[:REDUCE]`` mean, in their order.
-
-    Raises
-    ------
-    LayerNotFound
-        With the closest names.
-    """
-    taps = []
-    for text in layers:
-        request = LayerRequest.parse(text)
-        for name, call, element in match_layers(request, backbone.card.layers):
-            taps.append(Tap(name, call, element, request.reduction))
-    return list(dict.fromkeys(taps))
+def head_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Return the parameters and buffers of a module except those of its body, as arrays."""
+    state = module.state_dict()
+    return {
+        name: value.detach().cpu().numpy() for name, value in state.items() if not name.startswith("body.")
+    }
 
 
-def _open(stimuli: Any) -> StimulusSet:
-    """Return the images that `stimuli` names."""
-    if isinstance(stimuli, StimulusSet):
-        return stimuli
-    if stimuli is None:
-        raise RequestError(
-            "The tuner does not know the images behind the ids. Set stimuli= to a StimulusSet, a folder of images or DATA."
-        )
-    return load_stimuli(str(stimuli)) if is_data(str(stimuli)) else StimulusSet.from_source(stimuli)
+def texts(layers: str | Sequence[str]) -> list[str]:
+    """Return layers as a list, where one may be given as text."""
+    return [layers] if isinstance(layers, str) else list(layers)

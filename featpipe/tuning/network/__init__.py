@@ -1,5 +1,6 @@
 """The network that is tuned: which layers are read, what of it is trained, and what is computed only once."""
 
 from featpipe.tuning.network._body import Body
+from featpipe.tuning.network._taps import taps_of
 
-__all__ = ["Body"]
+__all__ = ["Body", "taps_of"]
