@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -138,7 +137,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         plan = self._plan(body, ids, y, rows, held_out)
         keeping = Keeping(self.checkpoints, fingerprint(self, body, backbone, ids, y, rows))
         self._note(self._train(plan, keeping), plan)
-        self._settle(plan)
+        self._settle(plan, y, held_out)
         self.tuned_ = keeping.keep(body, backbone)
         self.weights_digest_ = self.tuned_.digest
         self.head_ = head_of(plan.module)
@@ -208,7 +207,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         """Return what is fitted to; raises `RequestError` where it does not belong to these ids."""
         return y
 
-    def _settle(self, plan: Plan) -> None:
+    def _settle(self, plan: Plan, y: Any, held_out: np.ndarray | None) -> None:
         """Choose whatever else held-out stimuli choose, at the weights that are kept."""
 
     def _train(self, plan: Plan, keeping: Keeping) -> Any:
