@@ -39,7 +39,8 @@ class Recipe:
     citation : str
         The report that it follows, with the section.
     pipeline : Pipeline
-        Its first step is named ``features`` and is a `CachedFeatures`.
+        Its first step is named ``features`` and is a `CachedFeatures` or a `JoinedFeatures`; or is named ``tuner``
+        and changes a network: an estimator with ``takes_images``, which the runner gives the images of the data.
     data : tuple of str
         Kinds of DATA that it takes.
     scoring : tuple of str
@@ -76,16 +77,22 @@ class Recipe:
     def __post_init__(self) -> None:
         for pipeline in (self.pipeline, *self.variants.values()):
             first = pipeline.steps[0] if isinstance(pipeline, Pipeline) else ("", None)
-            if first[0] != "features" or not isinstance(first[1], CachedFeatures | JoinedFeatures):
+            features = first[0] == "features" and isinstance(first[1], CachedFeatures | JoinedFeatures)
+            if not features and not (first[0] == "tuner" and getattr(first[1], "takes_images", False)):
                 raise RecipeError(
                     "A recipe's pipeline must begin with a step 'features' that is a CachedFeatures or a "
-                    "JoinedFeatures."
+                    "JoinedFeatures, or with a step 'tuner' that takes images, such as a SiameseTuner."
                 )
 
     @property
     def predicts(self) -> Literal["responses", "rdms"]:
         """What comes out of the pipeline, as its leading metric tells."""
         return "rdms" if self.scoring[0].startswith("rdm_") else "responses"
+
+    @property
+    def tuner(self) -> Any:
+        """The first step where it is one that changes a network, and reads images; None where it reads a cache."""
+        return tuner_of(self.pipeline)
 
     def for_target(self, target: str | None) -> Recipe:
         """Return the recipe with the parameters that it gives for a target, if it gives any."""
@@ -134,13 +141,15 @@ class Recipe:
         return replace(self, search={**self.search, **search})
 
     def orders(self, *, trust: bool = False) -> list[Order]:
-        """Return what has to be extracted for this recipe: an order per network.
+        """Return what has to be extracted for this recipe: an order per network, none where images are read.
 
         Raises
         ------
         RecipeError
             The recipe leaves model or layers to the cache, or asks for preprocessing by its fields.
         """
+        if self.tuner is not None:
+            return []
         parts = parts_of(self.pipeline.named_steps["features"])
         return [self._order(name, features, trust) for name, features in parts]
 
@@ -184,6 +193,12 @@ class Recipe:
                 raise RecipeError(
                     f"Recipe {self.name!r} has no parameter {name!r}; there are {', '.join(close)}."
                 )
+
+
+def tuner_of(pipeline: Pipeline) -> Any:
+    """Return a pipeline's first step where that is a tuner, which takes images and not a cache, else None."""
+    name, first = pipeline.steps[0]
+    return first if name == "tuner" else None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -232,8 +232,11 @@ def _views(n_views: int, augmentation: str | None, seed: int | None) -> dict[str
 
 def _recipe_orders(recipe: str, settings: list[str] | None, trust: bool) -> list[Order]:
     from featpipe.recipes import load_recipe, parse_assignment
+    from featpipe.runs import refuse_extraction
 
-    return load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ()))).orders(trust=trust)
+    chosen = load_recipe(recipe).with_params(dict(map(parse_assignment, settings or ())))
+    refuse_extraction(chosen)
+    return chosen.orders(trust=trust)
 
 
 def _say_each(

@@ -103,6 +103,7 @@ def fit_command(
         extract=do_extract,
         overwrite=overwrite,
         trust=trust,
+        device=device,
         given={"variant": variant, "set": params, "search": searched},
     )
     if subject == "all":

@@ -2,7 +2,7 @@
 
 from featpipe.runs._compare import CompareRequest, compare_layers
 from featpipe.runs._comparison import ComparisonFolder, LayerComparison
-from featpipe.runs._fit import FitRequest, fit
+from featpipe.runs._fit import FitRequest, fit, refuse_extraction
 from featpipe.runs._fit_subjects import fit_subjects, subjects_summary
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import predict
@@ -31,6 +31,7 @@ __all__ = [
     "fit_subjects",
     "predict",
     "read_predictions",
+    "refuse_extraction",
     "score",
     "subjects_summary",
     "submit",

@@ -21,7 +21,7 @@ from sklearn.pipeline import Pipeline
 from featpipe.datasets import load_dataset
 from featpipe.errors import FeatpipeError, RecipeError
 from featpipe.extraction import Extraction, Means, Progress
-from featpipe.features import CachedFeatures, JoinedFeatures
+from featpipe.features import JoinedFeatures
 from featpipe.files import claimed
 from featpipe.model_selection import (
     Evaluation,
@@ -32,11 +32,12 @@ from featpipe.model_selection import (
     make_cv,
     merge_groups,
 )
-from featpipe.recipes import Recipe
+from featpipe.recipes import Recipe, tuner_of
 from featpipe.runs._folder import RunFolder
-from featpipe.runs._predict import set_to_read
+from featpipe.runs._predict import named_as_cached, set_to_read
 from featpipe.runs._record import AnyDataset, run_record
 from featpipe.runs._tasks import Folds, Task, make_task
+from featpipe.runs._tuned import WEIGHTS, forget_trainings, released, told, write_tuned
 from featpipe.runs._workers import Place, Tell, asked_workers, computing
 from featpipe.store import FeatureCache
 
@@ -70,6 +71,10 @@ class FitRequest:
     extract : bool
         Extract what the recipe needs and the cache lacks.
     overwrite : bool
+    trust : bool
+        Execute code that the request names.
+    device : str
+        Of a tuner's network.
     given : mapping
         ``--set`` and ``--search`` as they were written, for the record.
     """
@@ -88,6 +93,7 @@ class FitRequest:
     extract: bool = False
     overwrite: bool = False
     trust: bool = False
+    device: str = "auto"
     given: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -150,9 +156,20 @@ def fit(
         raise RecipeError(
             f"Recipe {recipe.name!r} takes {', '.join(recipe.data)} data, not {request.data!r}."
         )
+    if request.extract:
+        refuse_extraction(recipe)
     with claimed(Path(request.out)):
         folder = RunFolder.create(request.out, overwrite=request.overwrite)
         return _fit_into(folder, request, began, means, progress, fold_progress, tell)
+
+
+def refuse_extraction(recipe: Recipe) -> None:
+    """Refuse to extract for a recipe that reads no cache; raises `RecipeError`."""
+    if recipe.tuner is not None:
+        raise RecipeError(
+            f"Recipe {recipe.name!r} tunes a network and reads the images themselves: nothing has to be extracted. "
+            f"Run `featpipe fit {recipe.name}`, then extract the tuned network with --model local:RUN/{WEIGHTS}."
+        )
 
 
 def _fit_into(
@@ -182,6 +199,8 @@ def _fit_into(
             "evaluate": evaluated - began_folds,
             "fit": time.perf_counter() - evaluated,
         }
+    if (tuner := tuner_of(final)) is not None:
+        write_tuned(folder, tuner)
     record = run_record(request, dataset, task, evaluation, str(cv), final, extracted, times) | place.record
     folder.write_json("run.json", record)
     results, tables = task.results(evaluation, folds)
@@ -195,6 +214,7 @@ def _fit_into(
     task.write_more(folder, evaluation, final)
     folder.write_pipeline(final)
     folder.write_json("summary.json", summary)  # last: a folder that has one is a finished run
+    forget_trainings(folder)
     return folder
 
 
@@ -264,12 +284,21 @@ def outer_folds(request: FitRequest, dataset: AnyDataset) -> str | int:
 def _estimator(request: FitRequest, dataset: AnyDataset, task: Task, folds: Folds) -> BaseEstimator:
     """Return the pipeline, told what to read and what to fit to, in its search if the recipe has one."""
     recipe = request.recipe
-    where = {
+    pipeline = clone(recipe.pipeline).set_params(**_where(request, dataset), **task.params)
+    return _searching(pipeline, recipe, undivided_groups(dataset), folds, task)
+
+
+def _where(request: FitRequest, dataset: AnyDataset) -> dict[str, Any]:
+    """Return the parameters of the first step that say where features, or images, are read."""
+    tuner = request.recipe.tuner
+    if tuner is not None:
+        how: dict[str, Any] = {"out": request.out, "device": request.device, "trust": request.trust}
+        return told(tuner, dataset.stimuli, **how)
+    return {
         "features__cache": request.cache_path,
         "features__stimuli": set_to_read(dataset.stimuli, request.cache),
+        **named_as_cached(request.recipe.pipeline, trust=request.trust),
     }
-    pipeline = clone(recipe.pipeline).set_params(**where, **task.params)
-    return _searching(pipeline, recipe, undivided_groups(dataset), folds, task)
 
 
 def _evaluate(
@@ -358,12 +387,16 @@ def _fit_final(
     )
     pipeline = getattr(fitted, "best_estimator_", fitted)
     _forget_routing(pipeline)
-    _release(pipeline[0])
+    _release(pipeline)
     return pipeline, rows
 
 
-def _release(features: CachedFeatures | JoinedFeatures) -> None:
+def _release(pipeline: Pipeline) -> None:
     """Let the saved pipeline read new images: in any stimulus set, and without augmented views."""
+    if tuner_of(pipeline) is not None:
+        released(pipeline)
+        return
+    features = pipeline[0]
     features.set_params(stimuli=None)
     parts = [("", features)]
     if isinstance(features, JoinedFeatures):

@@ -52,6 +52,8 @@ _OURS = (
             "tuning.heads._deep_head.DeepHead",
             "tuning.heads._linear_head.LinearHead",
             "tuning.heads._vertex_position_head.VertexPositionHead",
+            "tuning._tuned.TunedWeights",
+            "tuning.rdms._siamese_tuner.SiameseTuner",
         )
     }
 )
@@ -85,6 +87,10 @@ class RunFolder:
         Id and image digest of every stimulus that the saved pipeline was fitted on.
     ``pipeline.skops``
         The fitted pipeline; loading it executes no code.
+    ``tuned.safetensors``, ``training_history.csv``
+        Of runs that tune a network: the tuned network, a checkpoint that the saved pipeline refers to and ``featpipe
+        extract --model local:`` takes; and its losses by epoch. While the run is made, ``checkpoints`` has the state
+        of each training, from which a run that was killed goes on.
     ``rdms.npz``, ``stage_tuning.csv``
         Of runs that predict RDMs: the held-out and the measured RDM, and a channel mask's mean coefficient a stage.
     ``report.html``

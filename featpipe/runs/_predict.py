@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 
 from featpipe.errors import RecipeError
 from featpipe.extraction import Means, Order, Progress
-from featpipe.features import arrays_of
-from featpipe.models import ModelRequest
+from featpipe.features import arrays_of, parts_of
+from featpipe.models import ModelRequest, resolve
+from featpipe.recipes import tuner_of
 from featpipe.rsa import RDMs
 from featpipe.runs._folder import RunFolder
+from featpipe.runs._tuned import ready
 from featpipe.spec import FeatureSpec, LayerRequest
 from featpipe.stimuli import StimulusManifest, StimulusSet
 from featpipe.store import FeatureCache
@@ -35,7 +39,7 @@ def predict(
     run : RunFolder
     stimuli : StimulusSet
     cache : str, optional
-        Instead of the run's.
+        Instead of the run's; not for a tuned network, which reads the images themselves.
     weights : str, optional
         Where the weights are now, if they are not where they were; their digest must be the same.
     means, progress
@@ -52,19 +56,37 @@ def predict(
     RecipeError
         The network that can be loaded now does not give the features that the run was fitted on.
     """
-    record = run.read_json("run.json")
     pipeline = run.load_pipeline(trust=trust)
+    if tuner_of(pipeline) is None:
+        how: dict[str, Any] = {"weights": weights, "means": means, "progress": progress, "trust": trust}
+        _read_cache(pipeline, run, stimuli, cache, **how)
+    else:
+        _refuse_cache(run, cache)
+        device = (means or Means()).device
+        ready(pipeline, run, stimuli, weights=weights, device=device, trust=trust)
+    predicted = pipeline.predict(np.asarray(stimuli.ids))
+    return predicted if isinstance(predicted, RDMs) else np.asarray(predicted)
+
+
+def _refuse_cache(run: RunFolder, cache: str | None) -> None:
+    if cache is not None:
+        raise RecipeError(
+            f"{run.path} has a tuned network, which reads the images themselves and no cache. Leave --cache out."
+        )
+
+
+def _read_cache(
+    pipeline: Pipeline, run: RunFolder, stimuli: StimulusSet, cache: str | None, **how: Any
+) -> None:
+    """Let a saved pipeline read the features of some images; what the cache lacks is extracted."""
+    record = run.read_json("run.json")
     where = str(cache or record["cache"])
     specs = [FeatureSpec.from_json(feature["spec"]) for feature in record["features"]]
     known = set_that_holds(specs, stimuli, where)
     if known is None:
-        for features in _by_part(record["features"], weights):
-            ensure_features(
-                features, stimuli, where, weights=weights, means=means, progress=progress, trust=trust
-            )
+        for features in _by_part(record["features"], how["weights"]):
+            ensure_features(features, stimuli, where, **how)
     pipeline.set_params(features__cache=where, features__stimuli=known or stimuli.digest)
-    predicted = pipeline.predict(np.asarray(stimuli.ids))
-    return predicted if isinstance(predicted, RDMs) else np.asarray(predicted)
 
 
 def _by_part(features: Sequence[Mapping[str, Any]], weights: str | None) -> list[list[Mapping[str, Any]]]:
@@ -91,6 +113,23 @@ def set_that_holds(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: st
         if all(digest in arrays for arrays in complete) and _has_images(array.manifest, stimuli):
             return digest
     return None
+
+
+def named_as_cached(pipeline: Pipeline, *, trust: bool = False) -> dict[str, str]:
+    """Return parameters that name the networks of checkpoints as keys do: architecture, and digest of the weights.
+
+    The features of a checkpoint are then found wherever it lay when they were cached, and never those of weights
+    that it held before. One that is gone is known by its path alone.
+    """
+    params = {}
+    for part, features in parts_of(pipeline.named_steps["features"]):
+        asked = str(features.model)
+        if asked.startswith("local:") and features.weights is None and Path(asked.partition(":")[2]).exists():
+            args = tuple((features.model_args or {}).items())
+            card = resolve(ModelRequest(asked, model_args=args, trust=trust))
+            prefix = f"features__{part}__" if part else "features__"
+            params |= {f"{prefix}model": card.architecture, f"{prefix}weights": card.weights}
+    return params
 
 
 def set_to_read(stimuli: StimulusSet, cache: str) -> str:
@@ -132,6 +171,8 @@ def ensure_features(
     if all(key in there and store.array(key).complete for key in keys):
         return
     asked = str(features[0].get("model_asked") or specs[0].model)
+    if weights is not None and asked.startswith("local:"):
+        asked = specs[0].model  # the checkpoint may be gone, and its weights elsewhere
     order = order_again(specs, asked, str(weights or features[0]["weights_asked"]), trust=trust)
     from featpipe.extraction import extract  # torch, only where something is extracted
 

@@ -6,6 +6,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,11 @@ from featpipe.datasets import Dataset, RDMDataset
 from featpipe.extraction import Extraction
 from featpipe.features import CachedFeatures, arrays_of, parts_of
 from featpipe.model_selection import Evaluation
+from featpipe.models import resolve
+from featpipe.recipes import tuner_of
 from featpipe.runs._predict import set_to_read
 from featpipe.runs._tasks import RDMTask, Task
+from featpipe.runs._tuned import network_request, tuner_record
 from featpipe.spec import from_anywhere
 
 if TYPE_CHECKING:
@@ -57,11 +61,11 @@ def run_record(
             "n_targets": len(task.names),
         },
         "targets": task.names,
-        "cache": os.path.abspath(request.cache),
+        "cache": None if recipe.tuner is not None else os.path.abspath(request.cache),
         "given": dict(request.given),
         "cv": cv,
         "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
-        "features": features_record(final, request.cache, set_to_read(dataset.stimuli, request.cache)),
+        **_inputs(request, dataset, final),
         "pipeline": {name: repr(step) for name, step in final.steps},
         "extraction": None
         if extracted is None
@@ -74,6 +78,15 @@ def run_record(
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "target_batch": {k: v for k, v in final.get_params().items() if k.endswith("target_batch")},
     }
+
+
+def _inputs(request: FitRequest, dataset: AnyDataset, final: Pipeline) -> dict[str, Any]:
+    """Return the features that were read, or what became of the network that read images."""
+    if (tuner := tuner_of(final)) is None:
+        read = set_to_read(dataset.stimuli, request.cache)
+        return {"features": features_record(final, request.cache, read)}
+    asked = replace(network_request(tuner), trust=request.trust)
+    return {"features": [], "tuner": tuner_record(tuner, resolve(asked).weights)}
 
 
 def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[str, Any]]:

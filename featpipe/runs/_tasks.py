@@ -228,7 +228,7 @@ def make_task(dataset: Dataset | RDMDataset, recipe: Recipe, target: str | None)
         raise RecipeError(f"Recipe {recipe.name!r} predicts {wanted}, but {dataset.name!r} holds {came}.")
     if isinstance(dataset, Dataset):
         return ResponseTask(dataset, recipe)
-    if recipe.pipeline[0].output != "blocks":
+    if recipe.tuner is None and recipe.pipeline[0].output != "blocks":
         raise RecipeError(
             "Recipes of RDMs need layers that know their ids: features__output is "
             f"{recipe.pipeline[0].output!r}; set it to 'blocks'."
