@@ -1,0 +1,139 @@
+"""Runs whose pipeline begins with a tuner: what it is told before a fit, what is kept of it, how it predicts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+
+from featpipe.errors import RecipeError
+from featpipe.models import ModelRequest, resolve
+from featpipe.recipes import tuner_of
+from featpipe.runs._folder import RunFolder
+from featpipe.stimuli import StimulusSet
+
+CHECKPOINTS = "checkpoints"  # folder of a run that is being made: states of trainings, weights of folds
+WEIGHTS = "tuned.safetensors"
+HISTORY = "training_history.csv"
+# How a tuner's network is asked for, by parameters of `ModelRequest`
+_REQUEST = ("model", "weights", "preprocess", "mean", "std", "image_size", "trust")
+
+
+def told(tuner: Any, stimuli: StimulusSet, *, out: str, device: str, trust: bool) -> dict[str, Any]:
+    """Return the parameters of a pipeline that let its tuner be fitted, here or by a worker in another folder."""
+    request = network_request(tuner).from_anywhere()
+    params = {"stimuli": stimuli, "model": request.model, "weights": request.weights}
+    if tuner.checkpoints is None:
+        params["checkpoints"] = os.path.abspath(Path(out) / CHECKPOINTS)
+    if device != "auto":
+        params["device"] = device
+    if trust:
+        params["trust"] = True
+    return _of_tuner(params)
+
+
+def released(pipeline: Pipeline) -> None:
+    """Take from a fitted tuner what belongs to this fit: images, watchers, and the leave to execute code."""
+    pipeline.set_params(**_of_tuner({"stimuli": None, "callback": None, "trust": False, "device": "auto"}))
+
+
+def network_request(tuner: Any) -> ModelRequest:
+    """Return the request for a tuner's network as it was before tuning."""
+    asked = {name: getattr(tuner, name) for name in _REQUEST}
+    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
+    return ModelRequest(model_args=tuple((tuner.model_args or {}).items()), **asked)
+
+
+def write_tuned(folder: RunFolder, tuner: Any) -> None:
+    """Write the tuned network as a checkpoint, where one can name it, and the losses of its training.
+
+    The tuner that is saved then refers to this checkpoint of the run, whose folder may move.
+    """
+    folder.write_csv(HISTORY, pd.DataFrame({name: np.asarray(v) for name, v in tuner.history_.items()}))
+    if has_checkpoint(tuner):
+        tuner.save(folder.path / WEIGHTS)
+    if tuner.tuned_.file is not None:
+        tuner.tuned_.file = WEIGHTS
+    tuner.set_params(checkpoints=None)
+
+
+def forget_trainings(folder: RunFolder) -> None:
+    """Delete what a killed fit would have gone on from."""
+    shutil.rmtree(folder.path / CHECKPOINTS, ignore_errors=True)
+
+
+def has_checkpoint(tuner: Any) -> bool:
+    """Whether the network can be named in a checkpoint, as one of a user's own file cannot."""
+    return not tuner.model.startswith("python:")
+
+
+def tuner_record(tuner: Any, before: str) -> dict[str, Any]:
+    """Return what ``run.json`` says of a fitted tuner.
+
+    Parameters
+    ----------
+    tuner : Tuner
+    before : str
+        Digest of the network's weights as they came.
+    """
+    return {
+        "class": type(tuner).__name__,
+        "model": tuner.model,
+        "weights_asked": tuner.weights,
+        "weights_before": before,
+        "weights_after": tuner.weights_digest_,
+        "checkpoint": WEIGHTS if has_checkpoint(tuner) else None,
+        "layers": _texts(tuner.layer),
+        "transform_layers": _texts(tuner.layer if tuner.transform_layers is None else tuner.transform_layers),
+        "frozen": _texts(tuner.frozen),
+        "lora_rank": tuner.lora_rank,
+        "n_trained": int(tuner.n_trained_),
+        "best_epoch": int(tuner.best_epoch_),
+        "n_epochs": int(tuner.n_epochs_),
+        "n_fitted": len(tuner.training_ids_) - len(tuner.validation_ids_),
+        "n_validation": len(tuner.validation_ids_),
+    }
+
+
+def ready(
+    pipeline: Pipeline, run: RunFolder, stimuli: StimulusSet, *, weights: str | None, device: str, trust: bool
+) -> None:
+    """Give a saved pipeline's tuner images to predict, and the run's own folder wherever that lies now.
+
+    Raises
+    ------
+    RecipeError
+        The network that can be loaded now is not the one that was tuned.
+    WeightsUnavailable
+        Its weights are not where they were.
+    """
+    params = {"stimuli": stimuli, "checkpoints": str(run.path), "trust": trust}
+    params |= {"device": device} | ({} if weights is None else {"weights": weights})
+    pipeline.set_params(**_of_tuner(params))
+    wanted = run.read_json("run.json")["tuner"]["weights_before"]
+    found = resolve(network_request(tuner_of(pipeline))).weights
+    if found != wanted:
+        raise RecipeError(
+            f"The network that can be loaded now has the weights {found[:12]}, and {run.path} was tuned from "
+            f"{str(wanted)[:12]}. Give the weights that the run was made with (--weights FILE)."
+        )
+
+
+def tuned(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what ``run.json`` says of the run's tuner, None where it has none."""
+    found: Mapping[str, Any] | None = record.get("tuner")
+    return found
+
+
+def _of_tuner(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"tuner__{name}": value for name, value in params.items()}
+
+
+def _texts(layers: Any) -> list[str]:
+    return [layers] if isinstance(layers, str) else list(layers or ())
