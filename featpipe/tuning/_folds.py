@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from featpipe.errors import RequestError
 from featpipe.rsa import stimulus_sets
@@ -42,9 +44,9 @@ def held_out_of_each_set(
 
 
 def dealt_out(
-    ids: np.ndarray, n_folds: int, *, seed: int, groups: np.ndarray | None = None
+    ids: np.ndarray, n_folds: int, *, seed: int, groups: np.ndarray | None = None, name: str = "cross_fit"
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (train, test) rows of folds over stimuli, repeats and groups together.
+    """Return (train, test) rows of folds that hold the same share of every stimulus set, repeats and groups together.
 
     Raises
     ------
@@ -52,10 +54,12 @@ def dealt_out(
         Fewer than two folds, or more than there are stimuli or groups.
     """
     groups = ids if groups is None else np.asarray(groups)
-    n_groups = len(np.unique(groups))
-    if not 2 <= n_folds <= n_groups:
+    sets = stimulus_sets(ids)
+    fewest = min(len(np.unique(groups[sets == own])) for own in np.unique(sets))
+    if isinstance(n_folds, bool) or not isinstance(n_folds, Integral) or not 2 <= n_folds <= fewest:
         raise RequestError(
-            f"cross_fit is {n_folds!r}, and there are {n_groups} different stimuli; choose from 2 to {n_groups}."
+            f"{name} is {n_folds!r}, and a stimulus set has {fewest} different stimuli or groups; choose from 2 to "
+            f"{fewest}."
         )
-    folds = GroupKFold(n_folds, shuffle=True, random_state=seed)
-    return list(folds.split(ids, groups=groups))
+    folds = StratifiedGroupKFold(int(n_folds), shuffle=True, random_state=seed)
+    return list(folds.split(ids, sets, groups))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,10 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     patience, min_epochs : int
         Epochs without a new best after which training stops.
     validation_fraction : float
-        Share of the stimuli of each set that chooses the epoch, never the same as are scored.
+        Share of the stimuli of each set that chooses the epoch, never the same as are scored. 0 does all epochs.
+    validation_folds : int, optional
+        Instead: train once per fold, and then on all stimuli for the number of epochs that is best on average over
+        the held-out folds. Better than one share where stimuli are few, and so many times as long.
     cross_fit : int
         Folds of `fit_transform`.
     checkpoints : str or Path, optional
@@ -100,6 +104,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         Of the tuned network, as ``featpipe cache`` shows it.
     """
 
+    validation_folds = None  # for tuners that have no such parameter
     takes_images = True  # X is ids whose images the estimator itself needs: how a runner tells it from others
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's form)
 
@@ -129,18 +134,14 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         """
         ids = as_ids(X)
         y = self._check_y(y, ids)
-        rows, held_out = held_out_of_each_set(ids, self.validation_fraction, seed=self.seed, groups=groups)
+        splits = self._splits(ids, groups)
+        if len(splits) == 1:
+            self._fit(ids, y, *splits[0], self.max_epochs)
+        else:
+            self._fit_like_folds(ids, y, splits)
+        held_out = [rows for _, rows in splits if rows is not None]
         self.training_ids_ = ids
-        self.validation_ids_ = ids[:0] if held_out is None else ids[held_out]
-        backbone = load(network_request(self))
-        body = self._body(backbone, ids, self._taps)
-        plan = self._plan(body, ids, y, rows, held_out)
-        keeping = Keeping(self.checkpoints, fingerprint(self, body, backbone, ids, y, rows))
-        self._note(self._train(plan, keeping), plan)
-        self._settle(plan, y, held_out)
-        self.tuned_ = keeping.keep(body, backbone)
-        self.weights_digest_ = self.tuned_.digest
-        self.head_ = head_of(plan.module)
+        self.validation_ids_ = ids[np.unique(np.concatenate(held_out))] if held_out else ids[:0]
         return self
 
     def transform(self, X):
@@ -207,11 +208,53 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         """Return what is fitted to; raises `RequestError` where it does not belong to these ids."""
         return y
 
-    def _settle(self, plan: Plan, y: Any, held_out: np.ndarray | None) -> None:
-        """Choose whatever else held-out stimuli choose, at the weights that are kept."""
+    def _judge(self, plan: Plan, y: Any, held_out: np.ndarray | None) -> np.ndarray | None:
+        """Return what else held-out stimuli say of the trained module, to be lowest, for `_choose`."""
+        return None
 
-    def _train(self, plan: Plan, keeping: Keeping) -> Any:
-        training = self._training(plan)
+    def _choose(self, judged: np.ndarray | None) -> None:
+        """Choose by what `_judge` said, or by its mean over folds."""
+
+    def _splits(self, ids: np.ndarray, groups: Any) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Return (rows to fit, rows to choose the epoch by): once, or for each fold."""
+        if self.validation_folds is None:
+            return [held_out_of_each_set(ids, self.validation_fraction, seed=self.seed, groups=groups)]
+        name = "validation_folds"
+        return [*dealt_out(ids, self.validation_folds, seed=self.seed, groups=groups, name=name)]
+
+    def _fit(
+        self, ids: np.ndarray, y: Any, rows: np.ndarray, held_out: np.ndarray | None, n_epochs: int
+    ) -> np.ndarray | None:
+        """Train once and keep the result; return what `_judge` says of it."""
+        backbone = load(network_request(self))
+        body = self._body(backbone, ids, self._taps)
+        plan = self._plan(body, ids, y, rows, held_out)
+        keeping = Keeping(self.checkpoints, fingerprint(self, body, backbone, ids, y, rows))
+        self._note(self._train(plan, keeping, n_epochs), plan)
+        judged = self._judge(plan, y, held_out)
+        self._choose(judged)
+        self.tuned_ = keeping.keep(body, backbone)
+        self.weights_digest_ = self.tuned_.digest
+        self.head_ = head_of(plan.module)
+        return judged
+
+    def _fit_like_folds(
+        self, ids: np.ndarray, y: Any, folds: list[tuple[np.ndarray, np.ndarray | None]]
+    ) -> None:
+        """Train on all stimuli for as many epochs as are best on average for the held-out part of each fold."""
+        losses, judged = [], []
+        for rows, held_out in folds:
+            fold = clone(self).set_params(patience=None)
+            judged.append(fold._fit(ids, y, rows, held_out, self.max_epochs))
+            losses.append(fold.history_["validation_loss"])
+        self.fold_losses_ = np.stack(losses)  # (n_folds, 1 + n_epochs)
+        curve = self.fold_losses_.mean(axis=0)
+        self._fit(ids, y, np.arange(len(ids)), None, int(np.nanargmin(curve)))
+        self.history_["validation_loss"] = curve[: len(self.history_["epoch"])]
+        self._choose(None if judged[0] is None else np.mean(judged, axis=0))
+
+    def _train(self, plan: Plan, keeping: Keeping, n_epochs: int) -> Any:
+        training = replace(self._training(plan), max_epochs=n_epochs)
         self.learning_rate_ = training.learning_rate
         return train(
             plan.module,

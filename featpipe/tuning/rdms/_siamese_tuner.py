@@ -114,6 +114,7 @@ class SiameseTuner(RDMTuner):
         clip=None,
         precision="fp32",
         validation_fraction=0.1,
+        validation_folds=None,
         cross_fit=5,
         checkpoints=None,
         callback=None,
@@ -159,6 +160,7 @@ class SiameseTuner(RDMTuner):
         self.clip = clip
         self.precision = precision
         self.validation_fraction = validation_fraction
+        self.validation_folds = validation_folds
         self.cross_fit = cross_fit
         self.checkpoints = checkpoints
         self.callback = callback
@@ -191,15 +193,15 @@ class SiameseTuner(RDMTuner):
         score = None if held_out is None else held_out_rho(y, held_out, _Predicted(module, 0))
         return Plan(module, PairLoss(module, targets, y.sets, self.loss), batches, score)
 
-    def _settle(self, plan: Plan, y: RDMs, held_out: np.ndarray | None) -> None:
-        """Take the layer that is best for held-out stimuli, at the epoch that is."""
-        candidates = self._candidates
-        place = self._taps.index
-        if len(candidates) == 1 or held_out is None:
-            self.layer_ = candidates[0]
-            return
-        losses = [held_out_rho(y, held_out, _Predicted(plan.module, place(name)))() for name in candidates]
-        self.layer_ = candidates[int(np.argmin(losses))]
+    def _judge(self, plan: Plan, y: RDMs, held_out: np.ndarray | None) -> np.ndarray | None:
+        if held_out is None or len(self._candidates) == 1:
+            return None
+        places = [self._taps.index(name) for name in self._candidates]
+        losses = [held_out_rho(y, held_out, _Predicted(plan.module, place))() for place in places]
+        return np.concatenate(losses)
+
+    def _choose(self, judged: np.ndarray | None) -> None:
+        self.layer_ = self._candidates[0 if judged is None else int(np.argmin(judged))]
 
 
 class PairLoss:
