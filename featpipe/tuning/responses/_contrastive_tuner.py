@@ -101,6 +101,7 @@ class ContrastiveTuner(FitsResponses):
         clip=None,
         precision="fp32",
         validation_fraction=0.1,
+        validation_folds=None,
         cross_fit=5,
         checkpoints=None,
         callback=None,
@@ -146,6 +147,7 @@ class ContrastiveTuner(FitsResponses):
         self.clip = clip
         self.precision = precision
         self.validation_fraction = validation_fraction
+        self.validation_folds = validation_folds
         self.cross_fit = cross_fit
         self.checkpoints = checkpoints
         self.callback = callback

@@ -88,6 +88,7 @@ class ResponseTuner(FitsResponses):
         clip=None,
         precision="fp32",
         validation_fraction=0.1,
+        validation_folds=None,
         cross_fit=5,
         checkpoints=None,
         callback=None,
@@ -129,6 +130,7 @@ class ResponseTuner(FitsResponses):
         self.clip = clip
         self.precision = precision
         self.validation_fraction = validation_fraction
+        self.validation_folds = validation_folds
         self.cross_fit = cross_fit
         self.checkpoints = checkpoints
         self.callback = callback
