@@ -11,8 +11,7 @@ import torch
 
 from featpipe.memory import available_memory, memory_sharers
 
-_SHARE = 0.2  # of the memory that is available; layers read from a cache may take twice as much
-_SHARE_OF_GPU = 0.3  # of what is free on it; the training needs the rest
+_SHARE = 0.2  # of the memory that is available: the training, and layers read from a cache, need the rest
 _LEAST = 64  # rows of a block
 
 Rows = tuple[torch.Tensor, ...]
@@ -57,7 +56,7 @@ class RowMemory:
     ----------
     limit : int, optional
         Bytes on the CPU. By default 20 % of the memory that is available when first asked, divided by the
-        number of processors in a worker process; on a GPU 30 % of what is free there.
+        number of processors in a worker process; on a GPU 20 % of what is free there.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -74,7 +73,7 @@ class RowMemory:
         key : hashable
             All that a row depends on besides its label.
         expected : int
-            Rows that there will be, where that is known: they then lie in one block, which is fastest.
+            Rows that will be added, where that is known: they then lie in one block, which is fastest.
         limit : int, optional
             Bytes that may be held, all keys together, when this store adds some.
         """
@@ -99,7 +98,7 @@ class RowMemory:
     def _limit(self, device: torch.device) -> int:
         if device not in self._limits:
             if device.type == "cuda":
-                self._limits[device] = int(torch.cuda.mem_get_info(device)[0] * _SHARE_OF_GPU)
+                self._limits[device] = int(torch.cuda.mem_get_info(device)[0] * _SHARE)
             else:
                 self._limits[device] = int(available_memory() * _SHARE) // memory_sharers()
         return self._limits[device]
@@ -137,6 +136,7 @@ class RowStore:
         self, memory: RowMemory, key: Hashable, since: int, expected: int, limit: int | None
     ) -> None:
         self._memory, self._key, self._expected = memory, key, expected
+        self._added = 0
         self.since, self.limit = since, limit
 
     def known(self, labels: Sequence[Hashable]) -> np.ndarray:
@@ -203,6 +203,7 @@ class RowStore:
                 if block is None:
                     return
                 now, new = new[: block.free], new[block.free :]
+                block.used, self._added = self._memory._clock, self._added + len(now)
                 held = len(block.labels)
                 _fill(block, [labels[place] for place in now], values, now)
                 shelf.slots.update(
@@ -221,9 +222,10 @@ class RowStore:
             return slots, blocks
 
     def _block_with_room(self, shelf: _Shelf, values: Rows, n_new: int) -> _Block | None:
-        if shelf.blocks and shelf.blocks[-1].free:
+        if shelf.blocks and self._may_fill(shelf.blocks[-1], n_new):
             return shelf.blocks[-1]
-        wanted = max(_LEAST, n_new, len(shelf.slots), self._expected - len(shelf.slots))
+        left = self._expected - self._added
+        wanted = max(n_new, left if left > 0 else max(_LEAST, len(shelf.slots)))
         row_bytes = max(1, sum(value[0].nbytes for value in values))
         for device in dict.fromkeys((values[0].device, torch.device("cpu"))):
             if rows := self._memory._make_room(device, row_bytes, wanted, self):
@@ -232,6 +234,10 @@ class RowStore:
                 shelf.end += rows
                 return shelf.blocks[-1]
         return None
+
+    def _may_fill(self, block: _Block, n_new: int) -> bool:
+        """Whether rows go into a block that is there; a few would keep alive all old ones beside them."""
+        return block.free > 0 and (block.used >= self.since or block.free >= n_new)
 
 
 def _fill(block: _Block, labels: list[Hashable], values: Rows, places: list[int]) -> None:
@@ -283,5 +289,4 @@ def _first_places(labels: Sequence[Hashable], slots: np.ndarray) -> tuple[np.nda
     return np.array(places, dtype=np.int64), np.array(inverse, dtype=np.int64)
 
 
-PIXELS = RowMemory()
 ACTIVATIONS = RowMemory()
