@@ -12,9 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+Tensors = dict[str, torch.Tensor]
+
 
 class Parts:
     """The parts of a module in training.
+
+    Only what can change is kept: parameters that require gradients, and buffers.
 
     Parameters
     ----------
@@ -23,6 +27,11 @@ class Parts:
         By name of every parameter and buffer, the part that each entry belongs to. None: the module is one
         part, kept or not as a whole.
     n_parts : int
+
+    Attributes
+    ----------
+    best : dict of str to tensor
+        By name.
     """
 
     def __init__(self, module: nn.Module, owners: Mapping[str, torch.Tensor] | None, n_parts: int) -> None:
@@ -30,18 +39,35 @@ class Parts:
         self.n_parts = n_parts
         self._all = None if owners is None else dict(owners)
         self._now = self._all
-        self._best = {name: tensor.detach().clone() for name, tensor in _state(module).items()}
+        self.best: Tensors = {}
+        self.watch()
+
+    def watch(self) -> None:
+        """Take in what can change from here on, as it is: it was so at the best epoch, too."""
+        for name, tensor in self.present().items():
+            if name not in self.best:
+                self.best[name] = tensor.clone()
+
+    def present(self) -> Tensors:
+        """Return what can change by name, as it is now."""
+        found = {
+            name: p.detach()
+            for name, p in self.module.named_parameters()
+            if p.requires_grad or name in self.best or self._all is not None
+        }
+        return found | {name: buffer.detach() for name, buffer in self.module.named_buffers()}
 
     def keep(self, improved: torch.Tensor) -> None:
         """Remember the present weights of some parts, a bool tensor of shape (n_parts,), as their best."""
         if not bool(improved.any()):
             return
         whole = bool(improved.all())
-        for name, tensor in _state(self.module).items():
+        self.watch()  # buffers may have come
+        for name, tensor in self.present().items():
             if whole or self._all is None or self._now is None:
-                self._best[name].copy_(tensor.detach())
+                self.best[name].copy_(tensor)
             else:
-                self._best[name][improved[self._all[name]]] = tensor.detach()[improved[self._now[name]]]
+                self.best[name][improved[self._all[name]]] = tensor[improved[self._now[name]]]
 
     def cut(self, running: torch.Tensor, optimiser: torch.optim.Optimizer) -> None:
         """Take parts that have stopped out of the module and the optimiser: they cost nothing from here on."""
@@ -50,7 +76,7 @@ class Parts:
         stay = {name: running[owner] for name, owner in self._now.items()}
         if all(rows.all() for rows in stay.values()):
             return
-        for name, tensor in _state(self.module).items():
+        for name, tensor in _tensors(self.module).items():
             moments = optimiser.state.get(tensor, {})
             for key, value in moments.items():
                 if torch.is_tensor(value) and value.shape == tensor.shape:
@@ -73,13 +99,26 @@ class Parts:
         for name, p in parameters.items():
             p.grad *= scale[self._now[name]].reshape(-1, *[1] * (p.ndim - 1))
 
+    def load(self, present: Tensors, best: Tensors) -> None:
+        """Take up weights, and their best, from a file; one that is in neither is as it was at the start."""
+        device = next(self.module.parameters()).device
+        for name, tensor in _tensors(self.module).items():
+            if name in present:
+                tensor.detach().copy_(present[name])
+            if name in best:
+                self.best[name] = best[name].to(device)
+        self.watch()
+
     def restore(self) -> None:
         """Put every part back, at its best."""
-        for name, tensor in _state(self.module).items():
+        for name, tensor in _tensors(self.module).items():
             tensor.grad = None
-            tensor.data = self._best[name]
+            if name in self.best and tensor.shape == self.best[name].shape:
+                tensor.detach().copy_(self.best[name])
+            elif name in self.best:
+                tensor.data = self.best[name]
         self._now = self._all
 
 
-def _state(module: nn.Module) -> dict[str, torch.Tensor]:
+def _tensors(module: nn.Module) -> Tensors:
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}

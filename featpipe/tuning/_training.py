@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -42,6 +42,7 @@ class Training:
     batch_size : int
         Stimuli a step. An epoch is divided evenly, so that no batch has more and none is a small rest.
     max_epochs : int
+        0 only where weights before training are an epoch, see `train`.
     schedule : {"fixed", "step", "one-cycle"}
         Of the learning rate: constant; times `decay` every `decay_every` epochs; or up for the first 30 % of
         all steps and down to nearly nothing, as `torch.optim.lr_scheduler.OneCycleLR` without its momentum.
@@ -80,9 +81,9 @@ class Training:
         one_of("optimiser", self.optimiser, OPTIMISERS)
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("precision", self.precision, PRECISIONS)
-        for name in ("batch_size", "max_epochs", "decay_every"):
+        for name in ("batch_size", "decay_every"):
             whole(name, getattr(self, name), 1)
-        for name in ("seed", "min_epochs"):
+        for name in ("seed", "max_epochs", "min_epochs"):
             whole(name, getattr(self, name), 0)
         for name in ("learning_rate", "epsilon", "decay"):
             number(name, getattr(self, name), above=0.0)
@@ -94,6 +95,14 @@ class Training:
             number("clip", self.clip, above=0.0)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise RequestError(f"betas must be two numbers in [0, 1), got {self.betas!r}.")
+
+    def essentials(self) -> dict[str, Any]:
+        """Return the values that decide what an epoch does: not the device, nor what the others leave unused."""
+        unused = {"device"}
+        unused |= {"betas", "epsilon"} if self.optimiser == "sgd" else {"momentum"}
+        unused |= set() if self.schedule == "step" else {"decay", "decay_every"}
+        unused |= set() if self.schedule == "one-cycle" else {"max_epochs"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unused}
 
     def make_optimiser(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
         """Return the optimiser of parameter groups, each a mapping with ``params`` and maybe its own ``lr``."""

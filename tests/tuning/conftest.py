@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from featpipe.tuning import Training
-from featpipe.tuning._loop import _batches, _seed
+from featpipe.tuning._steps import seed_of, shuffled
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def _naive_training(module, X, Y, training: Training, rows, held_out, weight=Non
     losses, best, kept = [], np.inf, None
     for epoch in range(1, training.max_epochs + 1):
         module.train()
-        for batch in _batches(torch.as_tensor(rows), training.batch_size, _seed(training.seed, epoch)):
+        for batch in shuffled(rows, training.batch_size, seed_of(training.seed, epoch)):
             optimiser.zero_grad()
             _masked_mse(module(X[batch]), Y[batch], weight[batch]).backward()
             optimiser.step()

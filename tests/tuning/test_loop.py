@@ -217,7 +217,7 @@ WRONG = {
     "momentum": (-0.1, "momentum must be a number >= 0"),
     "weight_decay": (float("nan"), "weight_decay must be a number >= 0, got nan"),
     "batch_size": (0, "batch_size must be an int >= 1, got 0"),
-    "max_epochs": (2.5, "max_epochs must be an int >= 1, got 2.5"),
+    "max_epochs": (2.5, "max_epochs must be an int >= 0, got 2.5"),
     "schedule": ("cosine", "schedule must be one of 'fixed', 'step', 'one-cycle'"),
     "decay": ("half", "decay must be a number > 0, got 'half'"),
     "decay_every": (True, "decay_every must be an int >= 1, got True"),
