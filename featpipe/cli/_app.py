@@ -11,10 +11,12 @@ import typer
 import featpipe
 from featpipe.cli._cache import cache_app
 from featpipe.cli._compare import compare_command
+from featpipe.cli._compare_runs import compare_runs_command
 from featpipe.cli._console import note, say
 from featpipe.cli._extract import extract_command
 from featpipe.cli._fit import fit_command, predict_command, recipes_command, report_command, score_command
 from featpipe.cli._models import layers_command, models_command
+from featpipe.cli._retention import retention_command
 from featpipe.cli._submit import submit_command
 from featpipe.errors import FeatpipeError
 
@@ -61,9 +63,11 @@ app.command("layers")(layers_command)
 app.command("extract")(extract_command)
 app.add_typer(cache_app, name="cache")
 app.command("compare")(compare_command)
+app.command("compare-runs")(compare_runs_command)
 app.command("fit")(fit_command)
 app.command("predict")(predict_command)
 app.command("score")(score_command)
+app.command("retention")(retention_command)
 app.command("submit")(submit_command)
 app.command("report")(report_command)
 app.command("recipes")(recipes_command)

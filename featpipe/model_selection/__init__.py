@@ -20,6 +20,7 @@ from featpipe.model_selection._challenge_scores import (
 from featpipe.model_selection._evaluate import evaluate
 from featpipe.model_selection._evaluation import Evaluation
 from featpipe.model_selection._final import fit_final
+from featpipe.model_selection._gains import Gain, drawn_means, gain_of
 from featpipe.model_selection._inference import ResponseInference, false_discovery, response_inference
 from featpipe.model_selection._inside import estimators_in
 from featpipe.model_selection._permutation import PermutationP, permutation_p
@@ -33,6 +34,7 @@ from featpipe.model_selection._variance_partitioning import (
 
 __all__ = [
     "Evaluation",
+    "Gain",
     "PermutationP",
     "ResponseInference",
     "ScoreIntervals",
@@ -44,11 +46,13 @@ __all__ = [
     "algonauts2023_vertex_scores",
     "bootstrap_interval",
     "checked_ceiling",
+    "drawn_means",
     "estimators_in",
     "evaluate",
     "expected_noise_score",
     "false_discovery",
     "fit_final",
+    "gain_of",
     "get_metrics",
     "get_scorer",
     "leave_one_subject_out_ceiling",

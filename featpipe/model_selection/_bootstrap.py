@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,22 +96,32 @@ def bootstrap_interval(
             f"n_draws is {n_draws} and level {level}; at least 2 draws and a level in (0, 1) are needed."
         )
     held_out = HeldOut.of(y_true, y_pred, folds)
-    rng = np.random.default_rng(seed)
-    labels = None if groups is None else np.asarray(groups)
-    weights = [_draws(len(test), groups_in(test, labels), n_draws, rng) for test in held_out.tests]
     means = GroupMeans(masks, held_out.n_targets, n_draws)
     tails = [(1 - level) / 2, (1 + level) / 2]
     targets = np.full((held_out.n_targets, 2), np.nan)
-    for part, values in held_out.batches(target_batch):
-        count = number_of_scores(values)
-        r = sum(_drawn_r(weight, fold) for weight, fold in zip(weights, values, strict=True))
-        r /= np.maximum(count, 1).astype(np.float32)
-        means.add(part, r, count > 0)
-        targets[part] = np.where(count > 0, np.quantile(r, tails, axis=0), np.nan).T
+    for part, r, scored in drawn_scores(held_out, groups, n_draws, seed, target_batch):
+        means.add(part, r, scored)
+        targets[part] = np.where(scored, np.quantile(r, tails, axis=0), np.nan).T
     overall, of_groups = means.means()
     return ScoreIntervals(
         _ends(overall, tails), {name: _ends(draws, tails) for name, draws in of_groups.items()}, targets
     )
+
+
+def drawn_scores(
+    held_out: HeldOut, groups: Any, n_draws: int, seed: int, target_batch: int
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield (targets, their mean r over folds in each draw (n_draws, n_batch), which of them have a score).
+
+    The draws depend on folds, groups and seed alone: with the same of these, two models meet the same stimuli.
+    """
+    rng = np.random.default_rng(seed)
+    labels = None if groups is None else np.asarray(groups)
+    weights = [_draws(len(test), groups_in(test, labels), n_draws, rng) for test in held_out.tests]
+    for part, values in held_out.batches(target_batch):
+        count = number_of_scores(values)
+        r = sum(_drawn_r(weight, fold) for weight, fold in zip(weights, values, strict=True))
+        yield part, r / np.maximum(count, 1).astype(np.float32), count > 0
 
 
 def _draws(n_test: int, groups: np.ndarray | None, n_draws: int, rng: np.random.Generator) -> np.ndarray:

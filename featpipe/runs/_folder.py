@@ -87,6 +87,8 @@ class RunFolder:
         Id and image digest of every stimulus that the saved pipeline was fitted on.
     ``pipeline.skops``
         The fitted pipeline; loading it executes no code.
+    ``held_out.npz``
+        Of runs that predict a moderate number of responses: what each fold predicted, and what was measured.
     ``tuned.safetensors``, ``training_history.csv``
         Of runs that tune a network: the tuned network, a checkpoint that the saved pipeline refers to and ``featpipe
         extract --model local:`` takes; and its losses by epoch. While the run is made, ``checkpoints`` has the state

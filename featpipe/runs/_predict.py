@@ -121,7 +121,7 @@ def named_as_cached(pipeline: Pipeline, *, trust: bool = False) -> dict[str, str
     The features of a checkpoint are then found wherever it lay when they were cached, and never those of weights
     that it held before. One that is gone is known by its path alone.
     """
-    params = {}
+    params: dict[str, str] = {}
     for part, features in parts_of(pipeline.named_steps["features"]):
         asked = str(features.model)
         if asked.startswith("local:") and features.weights is None and Path(asked.partition(":")[2]).exists():

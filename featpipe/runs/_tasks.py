@@ -18,6 +18,7 @@ from featpipe.model_selection import Evaluation, get_scorer
 from featpipe.recipes import Recipe
 from featpipe.rsa import RDM_METRICS, RDMs, measured_labels, rdm_nulls_summary
 from featpipe.runs._folder import RunFolder
+from featpipe.runs._held_out import write_held_out
 from featpipe.runs._summary import (
     infer,
     summarise,
@@ -135,7 +136,9 @@ class ResponseTask:
         return tidy(evaluation.scores, self.dataset)
 
     def write_more(self, folder: RunFolder, evaluation: Evaluation, final: Pipeline) -> None:
-        pass
+        """Write held-out predictions beside the responses, where they are few: runs are compared by them."""
+        if evaluation.predictions is not None:
+            write_held_out(folder, self.dataset, evaluation)
 
 
 @dataclass(frozen=True)

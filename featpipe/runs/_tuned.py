@@ -116,8 +116,13 @@ def ready(
     params = {"stimuli": stimuli, "checkpoints": str(run.path), "trust": trust}
     params |= {"device": device} | ({} if weights is None else {"weights": weights})
     pipeline.set_params(**_of_tuner(params))
+    refuse_other_network(run, network_request(tuner_of(pipeline)))
+
+
+def refuse_other_network(run: RunFolder, request: ModelRequest) -> None:
+    """Refuse a network that is not the one that was tuned; raises `RecipeError`."""
     wanted = run.read_json("run.json")["tuner"]["weights_before"]
-    found = resolve(network_request(tuner_of(pipeline))).weights
+    found = resolve(request).weights
     if found != wanted:
         raise RecipeError(
             f"The network that can be loaded now has the weights {found[:12]}, and {run.path} was tuned from "
@@ -125,9 +130,9 @@ def ready(
         )
 
 
-def tuned(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return what ``run.json`` says of the run's tuner, None where it has none."""
-    found: Mapping[str, Any] | None = record.get("tuner")
+def tuned_of(run: RunFolder) -> Mapping[str, Any] | None:
+    """Return what ``run.json`` says of a run's tuner, None where it has none."""
+    found: Mapping[str, Any] | None = run.read_json("run.json").get("tuner")
     return found
 
 

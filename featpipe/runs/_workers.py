@@ -163,6 +163,8 @@ def _local_cluster(n_workers: int, threads: int, scratch: Path) -> Iterator[Any]
     import dask
     from distributed import LocalCluster
 
+    from featpipe.runs._gpus import NannyOfOneGPU, visible_gpus
+
     counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     settings = {
         # Workers hold no data: beyond its share of memory one can but be ended. A paused one would be waited for.
@@ -172,6 +174,7 @@ def _local_cluster(n_workers: int, threads: int, scratch: Path) -> Iterator[Any]
     options = {
         "n_workers": n_workers,
         "threads_per_worker": 1,
+        **{"worker_class": NannyOfOneGPU, "gpus": visible_gpus()},
         "host": "127.0.0.1",
         "dashboard_address": "127.0.0.1:0",
         "memory_limit": available_memory() // n_workers,
