@@ -105,6 +105,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     """
 
     validation_folds = None  # for tuners that have no such parameter
+    micro_batch: int | None = None  # for tuners that have no such parameter
     takes_images = True  # X is ids whose images the estimator itself needs: how a runner tells it from others
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's form)
 
@@ -302,7 +303,9 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             **seen if augmented else {},
         )
         how = {"lora_rank": self.lora_rank, "lora_scale": self.lora_scale, "dropout": self.dropout}
-        how |= {"frozen": self.frozen, "seed": self.seed} if augmented else {}
+        how |= (
+            {"frozen": self.frozen, "seed": self.seed, "micro_batch": self.micro_batch} if augmented else {}
+        )
         return Body(backbone, taps_of(layers, backbone), images, **how if augmented else {})
 
     def _tuned_backbone(self) -> Backbone:
