@@ -8,14 +8,17 @@ import numpy as np
 import torch
 
 from featpipe.tuning._plan import Plan
-from featpipe.tuning._training import number
+from featpipe.tuning._training import number, one_of
 from featpipe.tuning.network import Body
 from featpipe.tuning.responses._fits_responses import FitsResponses
 from featpipe.tuning.responses._losses import contrastive_loss
 from featpipe.tuning.responses._measured import Measured
 from featpipe.tuning.responses._modules import ContrastiveModule
 from featpipe.tuning.responses._projection import SharedProjection
+from featpipe.tuning.responses._start import solve_projection
 from featpipe.tuning.responses._stopping import HeldOutRidge, features_of
+
+STARTS = ("ridge", "random")
 
 
 class ContrastiveTuner(FitsResponses):
@@ -34,6 +37,9 @@ class ContrastiveTuner(FitsResponses):
         v₁ and v₂ of `SharedProjection`.
     include_positive, symmetric : bool
         Which contrastive loss, see `contrastive_loss`; both True is CLIP's.
+    start : {"ridge", "random"}
+        Where the linear maps begin, which the report leaves open: at responses and what ridge predicts of them from the
+        untuned features, see `solve_projection`; or at random, from where few stimuli teach the network nothing.
     micro_batch : int, optional
         Images of which activations are held at a time. Loss and gradient are those of the whole batch, as linear
         maps and head see all of it.
@@ -42,7 +48,7 @@ class ContrastiveTuner(FitsResponses):
         `HeldOutRidge`; or the contrastive loss of all of them as one batch, by which the network as it came, with a
         head that nothing has trained, is never chosen.
     head_learning_rate : float, optional
-        Of linear maps and head, which begin from random weights; that of the network by default.
+        Of linear maps and head; None is that of the network.
 
     See `Tuner` for the other parameters and the attributes.
 
@@ -69,6 +75,7 @@ class ContrastiveTuner(FitsResponses):
         projected_size=None,
         include_positive=False,
         symmetric=False,
+        start="ridge",
         micro_batch=None,
         stop_by="ridge",
         head_learning_rate=1e-3,
@@ -115,6 +122,7 @@ class ContrastiveTuner(FitsResponses):
         self.projected_size = projected_size
         self.include_positive = include_positive
         self.symmetric = symmetric
+        self.start = start
         self.micro_batch = micro_batch
         self.stop_by = stop_by
         self.head_learning_rate = head_learning_rate
@@ -158,17 +166,15 @@ class ContrastiveTuner(FitsResponses):
         self, body: Body, ids: np.ndarray, y: np.ndarray, rows: np.ndarray, held_out: np.ndarray | None
     ) -> Plan:
         number("temperature", self.temperature, above=0.0)
+        one_of("start", self.start, STARTS)
         measured = self._measured(y, rows, held_out, 2)
         features = features_of(body, measured.rows).cpu().numpy()
-        projection = SharedProjection(
-            features.shape[1],
-            y.shape[1],
-            self.shared_size,
-            self.projected_size,
-            torch.Generator().manual_seed(self.seed),
-        )
-        module = ContrastiveModule(body, features.shape[1], projection)
-        module.standardised.learn(features)
+        generator = torch.Generator().manual_seed(self.seed)
+        sizes = (features.shape[1], y.shape[1], self.shared_size, self.projected_size)
+        module = ContrastiveModule(body, features.shape[1], SharedProjection(*sizes, generator))
+        features = module.standardised.learn(features)
+        if self.start == "ridge":
+            solve_projection(module.projection, features, measured.filled[measured.rows], generator)
         module.to(body.images.device)
         objective = Contrast(module, measured, self._loss)
         return Plan(module, objective, measured.rows, self._held_out(objective), self._groups(module))

@@ -15,10 +15,11 @@ from featpipe.tuning._training import one_of
 from featpipe.tuning.network import Body
 from featpipe.tuning.responses._fits_responses import FitsResponses
 from featpipe.tuning.responses._modules import Readout
-from featpipe.tuning.responses._squared_errors import SquaredErrors, solve_readout
+from featpipe.tuning.responses._squared_errors import SquaredErrors
+from featpipe.tuning.responses._start import solve_readout
 from featpipe.tuning.responses._stopping import HeldOutRidge, features_of
 
-READOUTS = ("ridge", "zeros")
+STARTS = ("ridge", "zeros")
 _BATCH = 32  # images of a prediction
 
 
@@ -30,7 +31,7 @@ class ResponseTuner(FitsResponses):
 
     Parameters
     ----------
-    readout : {"ridge", "zeros"}
+    start : {"ridge", "zeros"}
         Where the read-out begins. Ridge on the untuned features, its penalties chosen on the training stimuli, gives
         the network gradients of what a linear map cannot do; a read-out that has to be learned from zero distorts
         features first (Kumar et al. 2022).
@@ -55,7 +56,7 @@ class ResponseTuner(FitsResponses):
         model,
         layer,
         *,
-        readout="ridge",
+        start="ridge",
         stop_by="ridge",
         head_learning_rate=None,
         micro_batch=None,
@@ -97,7 +98,7 @@ class ResponseTuner(FitsResponses):
     ):
         self.model = model
         self.layer = layer
-        self.readout = readout
+        self.start = start
         self.stop_by = stop_by
         self.head_learning_rate = head_learning_rate
         self.micro_batch = micro_batch
@@ -160,13 +161,13 @@ class ResponseTuner(FitsResponses):
     def _plan(
         self, body: Body, ids: np.ndarray, y: np.ndarray, rows: np.ndarray, held_out: np.ndarray | None
     ) -> Plan:
-        one_of("readout", self.readout, READOUTS)
+        one_of("start", self.start, STARTS)
         measured = self._measured(y, rows, held_out, 1)
         features = features_of(body, measured.rows).cpu().numpy()
         module = Readout(body, features.shape[1], y.shape[1])
         features = module.standardised.learn(features)
-        if self.readout == "ridge":
-            solve_readout(module, features, measured.filled[measured.rows])
+        if self.start == "ridge":
+            solve_readout(module.linear, features, measured.filled[measured.rows])
         module.mean.copy_(torch.as_tensor(measured.mean))
         module.scale.copy_(torch.as_tensor(measured.scale))
         module.to(body.images.device)

@@ -1,12 +1,10 @@
-"""The objective of the regression: squared errors of measured responses, and the read-out to begin with."""
+"""The objective of the regression: squared errors of measured responses."""
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-from featpipe.encoding import RidgeEncoder
 from featpipe.tuning.responses._measured import Measured
 from featpipe.tuning.responses._modules import Readout
 
@@ -32,14 +30,3 @@ class SquaredErrors:
         there = ~self.Y[rows].isnan()
         error = F.mse_loss(predicted, self.Y[rows].nan_to_num(), reduction="none")
         return (error * there).sum()[None], there.sum().float()[None]
-
-
-def solve_readout(module: Readout, features: np.ndarray, Y: np.ndarray) -> None:
-    """Set the read-out to ridge from standardised features (n_stimuli, n_features) to responses (n_stimuli, n_targets).
-
-    The penalty of each target is chosen by cross-validation over these stimuli.
-    """
-    ridge = RidgeEncoder(cv=min(5, len(Y) // 2)).fit(features, Y)
-    with torch.no_grad():
-        module.linear.weight.copy_(torch.as_tensor(ridge.coef_))
-        module.linear.bias.copy_(torch.as_tensor(ridge.intercept_))
