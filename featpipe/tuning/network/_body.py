@@ -8,17 +8,20 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from featpipe.errors import RequestError, UnsupportedOutput
 from featpipe.extraction._forward import precision_of
 from featpipe.models import Backbone, Tap, describe
-from featpipe.tuning._training import number, whole
+from featpipe.tuning._training import number
+from featpipe.tuning._training import whole as whole_number
 from featpipe.tuning.images import Images
-from featpipe.tuning.network._chance import computed_twice, droppers
-from featpipe.tuning.network._frozen import freeze, keep_reached
+from featpipe.tuning.network._chance import droppers
+from featpipe.tuning.network._frozen import freeze
 from featpipe.tuning.network._low_rank import merged, plain_modules, tune_low_rank
 from featpipe.tuning.network._prefix import Prefix, find_prefix
-from featpipe.tuning.network._trace import TRACED
+from featpipe.tuning.network._trace import TRACED, Trace, tracing
+from featpipe.tuning.network._trial import trial
 
 
 class Body(nn.Module):
@@ -46,7 +49,8 @@ class Body(nn.Module):
         Let dropout and stochastic depth outside the frozen layers drop in training.
     micro_batch : int, optional
         Images of which activations are held at a time: they are computed once more for the gradient, which is
-        that of the whole batch (gradient caching; Gao et al. 2021, section 3).
+        that of the whole batch, augmentation and dropout being the same both times (gradient caching; Gao et
+        al. 2021, section 3).
     seed : int
         Of low-rank factors.
 
@@ -84,6 +88,7 @@ class Body(nn.Module):
         self._dropout = dropout
         self._tapped = backbone.tapped(self.taps)
         self._changed: set[str] = set()
+        self._prefix: Prefix | None = None
         self.freeze(frozen)
 
     def freeze(self, frozen: str | Sequence[str] | None) -> None:
@@ -115,7 +120,9 @@ class Body(nn.Module):
         """Return (n_batch, *row) of each tap, float32; without a generator the images themselves."""
         views = self.images.choose(rows, generator)
         size = self.micro_batch or len(rows)
-        parts = [self._part(r, v, generator) for r, v in zip(rows.split(size), views.split(size), strict=True)]
+        parts = [
+            self._part(r, v, generator) for r, v in zip(rows.split(size), views.split(size), strict=True)
+        ]
         return parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
 
     @property
@@ -140,7 +147,9 @@ class Body(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         run = partial(self._run, rows, views, generator)
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.network.parameters())
-        return computed_twice(run, generator) if self.micro_batch and trains else run()
+        if self.micro_batch is None or not trains:
+            return run()
+        return checkpoint(run, use_reentrant=False, preserve_rng_state=True)  # drops the same again
 
     def _run(
         self, rows: torch.Tensor, views: torch.Tensor, generator: torch.Generator | None
@@ -161,15 +170,9 @@ class Body(nn.Module):
             chosen = torch.from_numpy(places).to(rows.device)
             return self._pixels(rows[chosen], views[chosen], generator)
 
-        labels = self._labels(rows, views)
+        labels = self.images.labels(rows, views)
         kept = prefix.rows(labels, pixels, self.images.device, expected=len(self.images))
         return prefix.resume(kept, self._image_shape)
-
-    def _labels(self, rows: torch.Tensor, views: torch.Tensor) -> list[tuple[object, ...]]:
-        """Return what tells one image in one view from all others of any `Images`."""
-        about = tuple(getattr(self.images, name, None) for name in ("augmentation", "view_seed"))
-        of_view = [() if view == 0 else (view, *about) for view in views.tolist()]
-        return [(self.images.sha256[row], *view) for row, view in zip(rows.tolist(), of_view, strict=True)]
 
     def _pixels(
         self, rows: torch.Tensor, views: torch.Tensor, generator: torch.Generator | None
@@ -178,23 +181,23 @@ class Body(nn.Module):
 
     def _settle(self) -> None:
         """Find out what the taps give, what their gradients reach, and what of the network is computed once."""
-        self._prefix: Prefix | None = None
-        random, mode = self._droppers, self.training
+        mode = self.training
         self.train(False)
         with torch.inference_mode(False), precision_of("fp32", self.images.device), self._tapped as tapped:
             pixels = self._examples()
             self._image_shape = tuple(pixels.shape[1:])
             with torch.no_grad():
                 tapped.probe(pixels)
-            with torch.enable_grad():
-                rows = tapped(pixels)
-                keep_reached(self.network, list(rows.values()))
-            whole = {tap: value.detach() for tap, value in rows.items()}
-        self._note_trained()
-        with torch.inference_mode(False), precision_of("fp32", self.images.device):
             layers = {name or "output": layer for name, layer in plain_modules(self.network).items()}
-            shapes = self._tapped.row_shapes
-            self._prefix = find_prefix(layers, self._backbone.card, shapes, pixels, random=random, whole=whole)
+            trace = Trace(self._droppers, self.taps)
+            trained = [p for p in self.network.parameters() if p.requires_grad]
+            with tracing(layers, trace):
+                whole = trial(lambda: tapped(pixels), trained)
+            for parameter in trained:
+                parameter.requires_grad_(parameter in whole.gradients)
+            self._note_trained()
+            card, shapes = self._backbone.card, tapped.row_shapes
+            self._prefix = find_prefix(layers, card, shapes, pixels, trace=trace, whole=whole)
         self.train(mode)
 
     def _examples(self) -> torch.Tensor:
@@ -205,7 +208,9 @@ class Body(nn.Module):
         return (pixels * strength[:, None, None, None]).contiguous(memory_format=self._format)
 
     def _note_trained(self) -> None:
-        self._changed |= {n for n, _, made_of in merged(self.network) if any(p.requires_grad for p in made_of)}
+        self._changed |= {
+            n for n, _, made_of in merged(self.network) if any(p.requires_grad for p in made_of)
+        }
 
 
 def _check(
@@ -213,7 +218,7 @@ def _check(
 ) -> None:
     for name, value in (("lora_rank", rank), ("micro_batch", micro_batch)):
         if value is not None:
-            whole(name, value, 1)
+            whole_number(name, value, 1)
     number("lora_scale", scale, above=0.0)
     if not taps:
         raise RequestError("A tuner reads at least one layer of its network, and none was named.")

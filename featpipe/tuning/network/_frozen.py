@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from featpipe.errors import RequestError
@@ -48,15 +47,6 @@ def frozen_names(module: nn.Module, frozen: str | Sequence[str] | None) -> froze
     texts = [frozen] if isinstance(frozen, str) else list(frozen or ())
     order = [name for name, _ in module.named_modules()]
     return frozenset(name for text in texts for name in _of_one(text, order))
-
-
-def keep_reached(module: nn.Module, outputs: Sequence[torch.Tensor]) -> None:
-    """Freeze the parameters from which no gradient of some outputs comes, as those behind the deepest layer."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    ends = [output.sum() for output in outputs if output.requires_grad]
-    reached = torch.autograd.grad(ends, trained, allow_unused=True) if ends and trained else [None] * len(trained)
-    for parameter, gradient in zip(trained, reached, strict=True):
-        parameter.requires_grad_(gradient is not None)
 
 
 def _of_one(text: str, order: list[str]) -> list[str]:

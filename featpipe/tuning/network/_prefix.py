@@ -20,10 +20,10 @@ from torch import nn
 from featpipe.extraction._images import padded
 from featpipe.models import ModelCard, Tap, Tapped
 from featpipe.tuning.images._row_memory import ACTIVATIONS, Rows, RowStore
-from featpipe.tuning.network._trace import Cut, Trace, blank, standing_in, traced
+from featpipe.tuning.network._trace import Cut, Trace, blank, standing_in
+from featpipe.tuning.network._trial import Trial, trial
 
 CHUNK = 16  # images of one pass that fills the store: always as many, since last bits depend on it
-_AGREE = 1e-5  # of the largest value: how well a pass that goes on must agree with a whole one
 _FAILURES = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
 
@@ -175,13 +175,13 @@ def find_prefix(
     taps: Mapping[Tap, tuple[int, ...]],
     pixels: torch.Tensor,
     *,
-    random: Mapping[str, nn.Module],
-    whole: Mapping[Tap, torch.Tensor],
+    trace: Trace,
+    whole: Trial,
 ) -> Prefix | None:
     """Return the longest frozen prefix that a network can go on from, or None where there is none.
 
     A cut inside a residual block loses what goes around it; then the beginning of the block is tried, and of
-    what is around that. A pass that goes on must agree with a whole one.
+    what is around that. A pass that goes on must agree with a whole one, and so must its gradients.
 
     Parameters
     ----------
@@ -189,26 +189,23 @@ def find_prefix(
         See `Prefix`.
     pixels : tensor of shape (TRACED, 3, height, width)
         Images, no two alike.
-    random : dict of str to nn.Module
-        Layers that drop in training; the prefix ends before them.
-    whole : dict of Tap to tensor
-        Rows of a whole pass over these images.
+    trace, whole : Trace, Trial
+        Of a whole pass over these images.
 
     Warns
     -----
     UserWarning
         There is a frozen part, but the network cannot go on from its end.
     """
-    trace = traced(layers, lambda: layers["output"](pixels), random=random, taps=list(taps))
-    cuts = [cut for cut in trace.cuts if any(p.numel() for call in cut.calls for p in layers[call.layer].parameters())]
+    cuts = [cut for cut in trace.cuts if any(_has_weights(layers[call.layer]) for call in cut.calls)]
     for cut in cuts:
         try:
             prefix = Prefix(layers, card, taps, trace, cut)
-            with torch.no_grad():
-                found = prefix.resume(prefix.compute(pixels), pixels.shape[1:])
+            kept = prefix.compute(pixels)
+            found = trial(lambda: prefix.resume(kept, pixels.shape[1:]), list(whole.gradients))  # noqa: B023
         except _FAILURES:
             continue
-        if prefix.whole or all(_agree(found[tap], rows) for tap, rows in whole.items()):
+        if whole.agrees(found):
             return prefix
     if cuts:
         warnings.warn(
@@ -217,6 +214,10 @@ def find_prefix(
             stacklevel=4,
         )
     return None
+
+
+def _has_weights(layer: nn.Module) -> bool:
+    return next(layer.parameters(), None) is not None
 
 
 class _Edge(Tap):
@@ -278,8 +279,3 @@ def _is_channels_last(value: torch.Tensor) -> bool:
         and not value.is_contiguous()
         and value.is_contiguous(memory_format=torch.channels_last)
     )
-
-
-def _agree(found: torch.Tensor, whole: torch.Tensor) -> bool:
-    largest = float(whole.abs().max())
-    return found.shape == whole.shape and float((found - whole).abs().max()) <= _AGREE * largest

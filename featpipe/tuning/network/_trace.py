@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from featpipe.models import Tap
-from featpipe.models._hooks import elements_of, every_module_called
+from featpipe.models._hooks import elements_of
 
-TRACED = 5  # images of a traced pass: a number that no other axis is likely to have
+TRACED = 4  # images of a traced pass
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Trace:
     Attributes
     ----------
     cuts : list of Cut
-        The latest moment at which nothing depended on what is trained or random, then the moments before it at
-        which the layers around it began, inside first. Empty if the very beginning is trained.
+        The latest moment, until all taps were read, at which nothing depended on what is trained or random; then
+        the moments at which the layers around it began, inside first. Empty if the very beginning is trained.
     left : dict of (layer, call) to int
         When each call was complete.
     """
@@ -83,7 +83,7 @@ class Trace:
         self._open.append((name, len(self._complete), self._clock))
 
     def leave(self, name: str, output: Any) -> None:
-        """Note that a layer has given its output; raises `Enough` when nothing more is of interest."""
+        """Note that a layer has given its output."""
         if self._free and _requires_grad(output):
             self._cut()
         _, before, _ = self._open.pop()
@@ -92,10 +92,8 @@ class Trace:
         self._complete[before:] = [Call(name, self._calls[name], _shapes(output))]
         self._calls[name] += 1
         self._wanted.discard((name, self._calls[name] - 1))
-        if not self._wanted:
-            if self._free:
-                self._cut()
-            raise Enough
+        if self._free and not self._wanted:
+            self._cut()
 
     def hidden(self, layer: str, cut: Cut) -> int:
         """Return how many calls of a layer lie within the complete calls of a cut."""
@@ -111,29 +109,21 @@ class Trace:
         self.cuts = [cut for cut in dict.fromkeys(found) if cut.calls]
 
 
-class Enough(BaseException):
-    """All layers of interest have been left. Not an `Exception`, so that no network swallows it."""
-
-
-def traced(
-    layers: Mapping[str, nn.Module], run: Callable[[], Any], *, random: Collection[str], taps: Sequence[Tap]
-) -> Trace:
-    """Run a pass with gradients and return what it showed of some layers, ``output`` being the network itself."""
-    trace = Trace(random, taps)
+@contextmanager
+def tracing(layers: Mapping[str, nn.Module], trace: Trace) -> Iterator[None]:
+    """Let a trace see every call of some layers, until the block ends."""
     with ExitStack() as stack:
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(every_module_called())
         for name, layer in layers.items():
             before = layer.register_forward_pre_hook(
                 lambda _layer, args, kwargs, name=name: trace.start(name, (*args, *kwargs.values())),
                 with_kwargs=True,
             )
-            after = layer.register_forward_hook(lambda _layer, _args, output, name=name: trace.leave(name, output))
+            after = layer.register_forward_hook(
+                lambda _layer, _args, output, name=name: trace.leave(name, output)
+            )
             stack.callback(before.remove)
             stack.callback(after.remove)
-        stack.enter_context(suppress(Enough))
-        run()
-    return trace
+        yield
 
 
 @contextmanager
