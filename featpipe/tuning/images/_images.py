@@ -48,6 +48,10 @@ class Images:
     ----------
     sha256 : tuple of str
         Digest of each image's bytes.
+    augmentation : str
+        What a view is, in full.
+    reusable : bool
+        Whether views repeat in training, so that what is computed of a row and a view may be kept.
 
     Raises
     ------
@@ -77,8 +81,8 @@ class Images:
             _require_count("memory_limit", memory_limit)
         self.sha256 = tuple(stimuli.sha256[row] for row in rows)
         self.preprocessing, self.device, self._format = preprocessing, device, memory_format
-        self.views = views
         kind = USUAL if augmentation is None else Augmentation.parse(augmentation)
+        self.augmentation, self.views, self.view_seed = str(kind), views, view_seed
         self._crops = Crops(kind, size) if augmentation is not None and views == 0 else None
         seen = [ITSELF, *(View(number, kind, view_seed) for number in range(1, views + 1))]
         self._pixels = Pixels(stimuli, rows, preprocessing, seen, device=device, limit=memory_limit)
