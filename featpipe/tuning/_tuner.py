@@ -104,7 +104,6 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         Of the tuned network, as ``featpipe cache`` shows it.
     """
 
-    validation_folds = None  # for tuners that have no such parameter
     micro_batch: int | None = None  # for tuners that have no such parameter
     takes_images = True  # X is ids whose images the estimator itself needs: how a runner tells it from others
     __metadata_request__fit = {"groups": True}  # noqa: RUF012 (scikit-learn's form)
@@ -266,7 +265,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             groups=plan.groups,
             from_start=True,
             on_epoch=self.callback,
-            **({} if keeping.state is None else {"saved": keeping.state}),
+            saved=keeping.state,
+            fingerprint=keeping.name,
         )
 
     def _training(self, plan: Plan) -> Training:
@@ -289,33 +289,35 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         self.n_trained_ = sum(p.numel() for p in plan.module.parameters() if p.requires_grad)
 
     def _body(
-        self, backbone: Backbone, ids: np.ndarray, layers: Sequence[str], *, augmented: bool = True
+        self, backbone: Backbone, ids: np.ndarray, layers: Sequence[str], *, trained: bool = True
     ) -> Body:
-        """Return a network with its taps on the images of some ids."""
-        seen: dict[str, Any] = {}
-        if self.augmentation is not None:
-            seen = {"augmentation": self.augmentation, "views": self.views, "view_seed": self.seed}
+        """Return a network with its taps on the images of some ids; to be trained, or to be read as it is."""
         images = Images(
             open_stimuli(self.stimuli),
             ids,
             backbone.card.preprocessing,
             device=choose_device(self.device),
-            **seen if augmented else {},
+            memory_format=torch.channels_last if backbone.card.channels_last else torch.contiguous_format,
+            **{"augmentation": self.augmentation, "views": self.views} if trained else {},
+            view_seed=self.seed,
         )
-        how = {"lora_rank": self.lora_rank, "lora_scale": self.lora_scale, "dropout": self.dropout}
-        how |= (
-            {"frozen": self.frozen, "seed": self.seed, "micro_batch": self.micro_batch} if augmented else {}
-        )
-        return Body(backbone, taps_of(layers, backbone), images, **how if augmented else {})
+        if not trained:
+            return Body(backbone, taps_of(layers, backbone), images, frozen="**")
+        low_rank = {"lora_rank": self.lora_rank, "lora_scale": self.lora_scale, "seed": self.seed}
+        more = {"frozen": self.frozen, "dropout": self.dropout, "micro_batch": self.micro_batch}
+        return Body(backbone, taps_of(layers, backbone), images, **low_rank, **more)
 
     def _tuned_backbone(self) -> Backbone:
         return self.tuned_.backbone(network_request(self), self.checkpoints)
 
+    def _backbone_to_read(self) -> Backbone:
+        """Return the tuned network as `predict` and `transform` run it."""
+        return self._tuned_backbone()
+
     def _load(self, ids: np.ndarray, layers: Sequence[str] | None = None) -> Any:
         """Return the trained module for some images, in evaluation mode."""
-        body = self._body(
-            self._tuned_backbone(), ids, self._taps if layers is None else layers, augmented=False
-        )
+        layers = self._taps if layers is None else layers
+        body = self._body(self._backbone_to_read(), ids, layers, trained=False)
         module = self._module(body).to(choose_device(self.device))
         module.load_state_dict(
             {name: torch.as_tensor(value) for name, value in self.head_.items()}, strict=False

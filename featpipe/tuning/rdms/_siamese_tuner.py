@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from featpipe.models import Backbone
 from featpipe.rsa import RDMs
 from featpipe.tuning._plan import Plan
 from featpipe.tuning._training import one_of
+from featpipe.tuning._tuned import network_request
 from featpipe.tuning._tuner import Bare, texts
 from featpipe.tuning.network import Body
 from featpipe.tuning.rdms._losses import correlation_loss, pair_correlations, squared_loss
@@ -55,7 +57,7 @@ class SiameseTuner(RDMTuner):
     read_layers : sequence of str, optional
         Layers that may give the prediction; `layer` by default.
     predict_size : int, optional
-        Size of the images in pixels in `predict` and `transform`, and for the choice of the layer.
+        Size of the images in pixels in `predict` and `transform`; that of the training by default.
     fully_convolutional : bool
         At `predict_size`, slide the first fully connected layer over the larger map (AlexNet and VGG), as MatConvNet
         does, instead of averaging the map down to the trained size, as torchvision does.
@@ -178,6 +180,12 @@ class SiameseTuner(RDMTuner):
     @property
     def _transform_taps(self) -> list[str]:
         return [self.layer_] if self.transform_layers is None else texts(self.transform_layers)
+
+    def _backbone_to_read(self) -> Backbone:
+        if self.predict_size is None:
+            return self._tuned_backbone()
+        request = replace(network_request(self), image_size=self.predict_size)
+        return self.tuned_.backbone(request, self.checkpoints)
 
     def _plan(
         self, body: Body, ids: np.ndarray, y: RDMs, rows: np.ndarray, held_out: np.ndarray | None
