@@ -71,18 +71,12 @@ def responses_of(y: Any, n_stimuli: int, name: str) -> np.ndarray:
     RequestError
         They are no numbers, infinite, or not as many as the ids.
     """
-    if y is None or getattr(y, "shape", None) is None:
-        y = np.asarray(y)
-    if (
-        len(y.shape) not in (1, 2)
-        or len(y) != n_stimuli
-        or getattr(y, "dtype", np.dtype("O")).kind not in "biuf"
-    ):
+    Y = np.asarray(y)
+    if Y.ndim not in (1, 2) or len(Y) != n_stimuli or Y.dtype.kind not in "biuf":
         raise RequestError(
             f"{name} is fitted to responses of shape (n_stimuli, n_targets), here ({n_stimuli}, n_targets); got "
-            f"{type(y).__name__} of shape {tuple(y.shape)}."
+            f"{type(y).__name__} of shape {Y.shape} and {Y.dtype}."
         )
-    Y = np.asarray(y, dtype=np.float32)
     if np.isinf(Y).any():
         raise RequestError("Responses must be finite, or NaN where missing; got infinity.")
-    return Y
+    return Y.astype(np.float32, copy=False)
