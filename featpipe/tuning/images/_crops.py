@@ -41,23 +41,25 @@ class Crops:
         Parameters
         ----------
         images : uint8 tensor of shape (n_batch, 3, height, width)
-        crops : long tensor of shape (n_batch,)
+        crops : long tensor of shape (n_batch,), on the CPU
 
         Returns
         -------
-        float32 tensor of shape (n_batch, 3, height, width), from 0 to 255
+        float32 tensor of shape (n_batch, 3, height, width), from 0 to 255, on the device of the images
         """
         position = (crops - 1).clamp(min=0)
-        mirrored = position % self._mirrors == 1
-        top = position // self._mirrors // self._lefts
-        left = position // self._mirrors % self._lefts
+        tops = (position // self._mirrors // self._lefts).to(images.device)
+        lefts = (position // self._mirrors % self._lefts).to(images.device)
         height, width = self._side
         windows = images.unfold(2, height, 1).unfold(3, width, 1)  # a view of all positions
-        seen = windows[torch.arange(len(images), device=images.device), :, top, left]
-        seen = torch.where(_of_rows(mirrored), seen.flip(3), seen)
+        seen = windows[torch.arange(len(images), device=images.device), :, tops, lefts]
+        mirrored = _places(position % self._mirrors == 1, images.device)
+        seen[mirrored] = seen[mirrored].flip(3)
         large = F.interpolate(seen.to(torch.float32), size=self._size, mode="bilinear")
-        return torch.where(_of_rows(crops == 0), images.to(torch.float32), large)
+        whole = _places(crops == 0, images.device)
+        large[whole] = images[whole].to(torch.float32)
+        return large
 
 
-def _of_rows(values: torch.Tensor) -> torch.Tensor:
-    return values[:, None, None, None]
+def _places(chosen: torch.Tensor, device: torch.device) -> torch.Tensor:
+    return torch.nonzero(chosen)[:, 0].to(device)

@@ -41,8 +41,8 @@ class Images:
     view_seed : int
         Of these views.
     memory_limit : int, optional
-        Bytes of pixels that this process may hold. By default 20 % of the memory that is available. What finds
-        no room is decoded again for every batch.
+        Bytes of pixels that this process may hold on each device. By default 20 % of the memory that is
+        available there. What finds no room is decoded again for every batch.
 
     Attributes
     ----------
@@ -151,8 +151,9 @@ class Images:
             batch = self._pixels(_array(rows), _array(views))
         else:
             batch = self._pixels(_array(rows), np.zeros(len(rows), dtype=np.int64))
-            if views.any():
-                batch = self._crops(batch, views.to(self.device))
+            crops = views.cpu()
+            if crops.any():
+                batch = self._crops(batch, crops)
         return normalise(batch, self.preprocessing).contiguous(memory_format=self._format)
 
 

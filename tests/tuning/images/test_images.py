@@ -207,6 +207,16 @@ def test_nothing_is_decoded_before_it_is_asked_for_and_then_once(stimuli, decode
     assert sorted(decoded) == list(range(20))
 
 
+def test_an_epoch_of_a_thousand_images_decodes_nothing_after_the_first(tmp_path, rng, decoded):
+    np.save(tmp_path / "many.npy", rng.integers(0, 256, (1000, 8, 8, 3), dtype=np.uint8))
+    stimuli = StimulusSet.from_source(tmp_path / "many.npy")
+    images = images_of(stimuli, replace(WHOLE, resize=(8, 8)), augmentation="crop:0.75:flip")
+    for epoch in range(3):
+        for rows in torch.randperm(1000).split(100):
+            assert drawn(images, rows, seed=epoch).isfinite().all()
+        assert len(decoded) == 1000
+
+
 def test_images_without_room_are_decoded_for_every_batch(stimuli, decoded):
     images = images_of(stimuli, memory_limit=15 * IMAGE_BYTES)
     for _ in range(3):
