@@ -27,6 +27,15 @@ from featpipe.tuning.rdms._rdm_tuner import RDMTuner
 
 Pairs = tuple[np.ndarray, np.ndarray]  # rows of the two stimuli
 
+_CHOICES: dict[str, Any] = {
+    "loss": LOSSES,
+    "reliability": (True, False),
+    "line": (True, False),
+    "time_sampling": (None, "mean", "gaussian"),
+    "validation": ("stimuli", "pairs"),
+    "sampling": ("pairs", "stimuli"),
+}
+
 
 class ChannelMaskTuner(RDMTuner):
     """Scale every channel of some stages, and tune the network, so that correlations match dissimilarities.
@@ -283,17 +292,13 @@ class ChannelMaskTuner(RDMTuner):
         self.offset_, self.scale_ = lines.offset, lines.scale
 
     def _check_parameters(self) -> None:
-        one_of("loss", self.loss, LOSSES)
-        one_of("time_sampling", self.time_sampling, (None, "mean", "gaussian"))
-        one_of("validation", self.validation, ("stimuli", "pairs"))
-        one_of("sampling", self.sampling, ("pairs", "stimuli"))
+        for name, choices in _CHOICES.items():
+            one_of(name, getattr(self, name), choices)
         if self.validation == "pairs":
             number("validation_fraction", self.validation_fraction, least=0.0, below=1.0)
         number("alpha", self.alpha, least=0.0)
         number("beta", self.beta, least=0.0)
         number("body_learning_rate", self.body_learning_rate, above=0.0)
-        for name in ("reliability", "line"):
-            one_of(name, getattr(self, name), (True, False))
 
 
 def square(pairs: Pairs, n_stimuli: int) -> np.ndarray:
