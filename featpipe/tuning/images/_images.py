@@ -64,7 +64,7 @@ class Images:
     def __init__(
         self,
         stimuli: StimulusSet,
-        ids: Sequence[str],
+        ids: Sequence[str] | np.ndarray,
         preprocessing: Preprocessing,
         *,
         device: torch.device,
@@ -157,9 +157,9 @@ class Images:
         return normalise(batch, self.preprocessing).contiguous(memory_format=self._format)
 
 
-def _rows_of(ids: Sequence[str], stimuli: StimulusSet) -> list[int]:
+def _rows_of(ids: Sequence[str] | np.ndarray, stimuli: StimulusSet) -> list[int]:
     place = stimuli.manifest.rows
-    if missing := [name for name in ids if name not in place]:
+    if missing := [str(name) for name in ids if name not in place]:
         raise RequestError(
             f"{len(missing)} of {len(ids)} stimuli have no image in {stimuli.name!r}, first {missing[0]!r}. "
             "Give the images with stimuli=, and check that the ids match."

@@ -4,44 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from featpipe.memory import available_memory, memory_sharers
+from featpipe.tuning.images._blocks import Block, Rows, Shelf, block_of, fill, gather
 
 _SHARE = 0.2  # of the memory that is available: the training, and layers read from a cache, need the rest
 _LEAST = 64  # rows of a block
-
-Rows = tuple[torch.Tensor, ...]
-
-
-@dataclass(eq=False)
-class _Block:
-    """Some rows side by side: each tensor has shape (capacity, *row)."""
-
-    values: Rows
-    base: int  # slot of its first row
-    used: int  # when a row was last asked for
-    labels: list[Hashable] = field(default_factory=list)
-
-    @property
-    def free(self) -> int:
-        return len(self.values[0]) - len(self.labels)
-
-    @property
-    def nbytes(self) -> int:
-        return sum(value.nbytes for value in self.values)
-
-
-@dataclass(eq=False)
-class _Shelf:
-    """All rows of one key: where each label is, in blocks that never move."""
-
-    slots: dict[Hashable, int] = field(default_factory=dict)
-    blocks: list[_Block] = field(default_factory=list)
-    end: int = 0
 
 
 class RowMemory:
@@ -61,7 +32,7 @@ class RowMemory:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limits: dict[torch.device, int] = {} if limit is None else {torch.device("cpu"): limit}
-        self._shelves: dict[Hashable, _Shelf] = {}
+        self._shelves: dict[Hashable, Shelf] = {}
         self._lock = threading.RLock()
         self._clock = 0
 
@@ -92,8 +63,8 @@ class RowMemory:
         with self._lock:
             self._shelves.clear()
 
-    def _shelf(self, key: Hashable) -> _Shelf:
-        return self._shelves.setdefault(key, _Shelf())
+    def _shelf(self, key: Hashable) -> Shelf:
+        return self._shelves.setdefault(key, Shelf())
 
     def _limit(self, device: torch.device) -> int:
         if device not in self._limits:
@@ -156,7 +127,7 @@ class RowStore:
         slots, blocks = self._find(labels)
         if not blocks or (slots < 0).any():
             raise LookupError(f"{(slots < 0).sum()} of {len(labels)} rows are not held.")
-        return _gather(slots, blocks, device or blocks[0].values[0].device)
+        return gather(slots, blocks, device or blocks[0].values[0].device)
 
     def take_or(
         self, labels: Sequence[Hashable], compute: Callable[[np.ndarray], Rows], *, device: torch.device
@@ -173,13 +144,13 @@ class RowStore:
         """
         slots, blocks = self._find(labels)
         if blocks and (slots >= 0).all():
-            return _gather(slots, blocks, device)
+            return gather(slots, blocks, device)
         places, inverse = _first_places(labels, slots)
         computed = tuple(value.detach() for value in compute(places))
         self.put([labels[place] for place in places], computed)
         if len(places) == len(labels):
             return tuple(value.to(device) for value in computed)
-        found = _gather(slots, blocks, device, like=computed)
+        found = gather(slots, blocks, device, like=computed)
         missing = torch.from_numpy(np.flatnonzero(slots < 0)).to(device)
         for into, value in zip(found, computed, strict=True):
             into[missing] = value[torch.from_numpy(inverse).to(value.device)].to(device)
@@ -205,23 +176,23 @@ class RowStore:
                 now, new = new[: block.free], new[block.free :]
                 block.used, self._added = self._memory._clock, self._added + len(now)
                 held = len(block.labels)
-                _fill(block, [labels[place] for place in now], values, now)
+                fill(block, [labels[place] for place in now], values, now)
                 shelf.slots.update(
                     zip(block.labels[held:], range(block.base + held, shelf.end), strict=False)
                 )
 
-    def _find(self, labels: Sequence[Hashable]) -> tuple[np.ndarray, list[_Block]]:
+    def _find(self, labels: Sequence[Hashable]) -> tuple[np.ndarray, list[Block]]:
         """Return the slot of each label, -1 where there is none, and the blocks that they lie in."""
         with self._memory._lock:
             shelf = self._memory._shelf(self._key)
             found = map(shelf.slots.get, labels, [-1] * len(labels))
             slots = np.fromiter(found, dtype=np.int64, count=len(labels))
-            blocks = [shelf.blocks[at] for at in np.unique(_block_of(slots, shelf.blocks)) if at >= 0]
+            blocks = [shelf.blocks[at] for at in np.unique(block_of(slots, shelf.blocks)) if at >= 0]
             for block in blocks:
                 block.used = self._memory._clock
             return slots, blocks
 
-    def _block_with_room(self, shelf: _Shelf, values: Rows, n_new: int) -> _Block | None:
+    def _block_with_room(self, shelf: Shelf, values: Rows, n_new: int) -> Block | None:
         if shelf.blocks and self._may_fill(shelf.blocks[-1], n_new):
             return shelf.blocks[-1]
         left = self._expected - self._added
@@ -230,50 +201,14 @@ class RowStore:
         for device in dict.fromkeys((values[0].device, torch.device("cpu"))):
             if rows := self._memory._make_room(device, row_bytes, wanted, self):
                 empty = tuple(torch.empty((rows, *v.shape[1:]), dtype=v.dtype, device=device) for v in values)
-                shelf.blocks.append(_Block(empty, shelf.end, self._memory._clock))
+                shelf.blocks.append(Block(empty, shelf.end, self._memory._clock))
                 shelf.end += rows
                 return shelf.blocks[-1]
         return None
 
-    def _may_fill(self, block: _Block, n_new: int) -> bool:
+    def _may_fill(self, block: Block, n_new: int) -> bool:
         """Whether rows go into a block that is there; a few would keep alive all old ones beside them."""
         return block.free > 0 and (block.used >= self.since or block.free >= n_new)
-
-
-def _fill(block: _Block, labels: list[Hashable], values: Rows, places: list[int]) -> None:
-    """Copy some rows of a batch behind those that a block has."""
-    start = len(block.labels)
-    for into, value in zip(block.values, values, strict=True):
-        rows = value if len(places) == len(value) else value[torch.tensor(places, device=value.device)]
-        into[start : start + len(places)] = rows
-    block.labels.extend(labels)
-
-
-def _block_of(slots: np.ndarray, blocks: list[_Block]) -> np.ndarray:
-    """Return the place of the block of each slot; slot -1 gives -1."""
-    return np.searchsorted([block.base for block in blocks], slots, side="right") - 1
-
-
-def _gather(slots: np.ndarray, blocks: list[_Block], device: torch.device, like: Rows | None = None) -> Rows:
-    """Return rows by slot; those of slot -1 are left as they happen to be."""
-    if len(blocks) == 1 and (slots >= 0).all():
-        return tuple(
-            value.index_select(0, _on(slots - blocks[0].base, value.device)).to(device)
-            for value in blocks[0].values
-        )
-    like = blocks[0].values if like is None else like
-    found = tuple(torch.empty((len(slots), *v.shape[1:]), dtype=v.dtype, device=device) for v in like)
-    of = _block_of(slots, blocks)
-    for number, block in enumerate(blocks):
-        here = np.flatnonzero((of == number) & (slots >= 0))
-        for into, value in zip(found, block.values, strict=True):
-            rows = value.index_select(0, _on(slots[here] - block.base, value.device))
-            into[_on(here, device)] = rows.to(device)
-    return found
-
-
-def _on(index: np.ndarray, device: torch.device) -> torch.Tensor:
-    return torch.from_numpy(index).to(device, non_blocking=True)
 
 
 def _first_places(labels: Sequence[Hashable], slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -290,3 +225,5 @@ def _first_places(labels: Sequence[Hashable], slots: np.ndarray) -> tuple[np.nda
 
 
 ACTIVATIONS = RowMemory()
+
+__all__ = ["ACTIVATIONS", "RowMemory", "RowStore", "Rows"]

@@ -294,7 +294,7 @@ def test_a_broken_image_is_named(tiny_stimuli):
 
 def test_an_id_without_an_image_is_named(stimuli):
     with pytest.raises(RequestError, match="1 of 2 stimuli have no image in 'images', first 'face'"):
-        images_of(stimuli, ids=[stimuli.ids[0], "face"])
+        images_of(stimuli, ids=np.array([stimuli.ids[0], "face"]))
 
 
 def test_a_size_that_follows_the_image_is_refused(stimuli):
