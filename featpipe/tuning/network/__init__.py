@@ -3,5 +3,6 @@
 from featpipe.tuning.network._body import Body
 from featpipe.tuning.network._frozen import freeze
 from featpipe.tuning.network._slide import slide_classifier
+from featpipe.tuning.network._taps import taps_of
 
-__all__ = ["Body", "freeze", "slide_classifier"]
+__all__ = ["Body", "freeze", "slide_classifier", "taps_of"]

@@ -18,7 +18,7 @@ from featpipe.tuning._training import whole as whole_number
 from featpipe.tuning.images import Images
 from featpipe.tuning.network._chance import droppers
 from featpipe.tuning.network._frozen import freeze
-from featpipe.tuning.network._low_rank import merged, plain_modules, tune_low_rank
+from featpipe.tuning.network._low_rank import merge, merged, plain_modules, tune_low_rank
 from featpipe.tuning.network._prefix import Prefix, find_prefix
 from featpipe.tuning.network._trace import TRACED, Trace, tracing
 from featpipe.tuning.network._trial import trial
@@ -42,7 +42,7 @@ class Body(nn.Module):
         Layers whose parameters stay, see `freeze`.
     lora_rank : int, optional
         Train low-rank changes of linear layers and 1×1 convolutions instead of the weights themselves. The
-        network then keeps weights and changes apart; `tuned` gives their sum.
+        network then keeps weights and changes apart until `merge`; `tuned` gives their sum.
     lora_scale : float
         What the changes are multiplied by.
     dropout : bool
@@ -134,6 +134,13 @@ class Body(nn.Module):
     def dims(self) -> tuple[tuple[str, ...], ...]:
         """Names of the axes of a row of each tap, such as ("channel", "height", "width")."""
         return tuple(self._tapped.dims[tap] for tap in self.taps)
+
+    def merge(self) -> None:
+        """Add low-rank changes to their weights for good; the network is plain again, and nothing of it trains."""
+        self._note_trained()
+        merge(self.network)
+        self.network.requires_grad_(False)
+        self._low_rank = None
 
     def tuned(self) -> dict[str, torch.Tensor]:
         """Return what training has changed: tensors of the plain network by name, on the CPU."""

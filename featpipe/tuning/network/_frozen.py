@@ -22,8 +22,8 @@ def freeze(module: nn.Module, frozen: str | Sequence[str] | None) -> frozenset[s
     frozen : None, str, or sequence of str
         Each a layer (it and all within it); a glob over layer names, see `featpipe.spec.match_names`; or a
         range in the order of ``named_modules()``: ``A..B``, ``..B`` (from the start), ``A..`` (to the end),
-        through the last layer within B. A range from the start includes what the network itself holds, as the
-        class token and the position embedding of a vision transformer.
+        through the last layer within B. A range from the start and ``**`` include what the network itself holds,
+        as the class token and the position embedding of a vision transformer.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def _of_one(text: str, order: list[str]) -> list[str]:
 
 
 def _matches(pattern: str, order: list[str]) -> list[str]:
-    return [name for name, _, _ in match_layers(LayerRequest(pattern), [name for name in order if name])]
+    return [name for name, _, _ in match_layers(LayerRequest(pattern), order)]
 
 
 def _within(name: str, layer: str) -> bool:

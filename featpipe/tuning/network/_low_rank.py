@@ -80,6 +80,14 @@ def tune_low_rank(
             factors.requires_grad_(True)
 
 
+def merge(module: nn.Module) -> None:
+    """Add low-rank changes to their weights for good: the network is plain again."""
+    for layer in plain_modules(module).values():
+        if parametrize.is_parametrized(layer):
+            for weight in list(layer.parametrizations):
+                parametrize.remove_parametrizations(layer, weight, leave_parametrized=True)
+
+
 def merged(module: nn.Module) -> Iterator[tuple[str, torch.Tensor, tuple[nn.Parameter, ...]]]:
     """Yield (plain name, value, what it is made of) of every parameter, low-rank changes added to their weights."""
     for name, layer in plain_modules(module).items():
