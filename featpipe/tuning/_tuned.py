@@ -94,6 +94,7 @@ class Keeping:
     def keep(self, body: Body, backbone: Backbone) -> TunedWeights:
         """Put away what was trained; a user's own Python network is held, as no file can name it."""
         arrays = body.tuned()
+        body.merge()
         backbone.module.load_state_dict(arrays, strict=False)
         digest = weights_digest(backbone.module, backbone.card.missing)
         if self.folder is None or backbone.card.code:
