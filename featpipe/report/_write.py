@@ -81,6 +81,7 @@ def _content(run: Run) -> dict[str, Any]:
         "citation": run.record.get("citation") or "",
         "sizes": _sizes(run),
         "features": tables.features(run),
+        "tuned": import_module("featpipe.report._tuned").tuned_network(run),  # matplotlib
         "facts": tables.facts(run),
         "command": tables.command(run),
         "details": tables.details(run),

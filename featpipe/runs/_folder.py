@@ -53,7 +53,11 @@ _OURS = (
             "tuning.heads._linear_head.LinearHead",
             "tuning.heads._vertex_position_head.VertexPositionHead",
             "tuning._tuned.TunedWeights",
+            "tuning.rdms._channel_mask_tuner.ChannelMaskTuner",
+            "tuning.rdms._group_conv_tuner.SiameseGroupConvTuner",
             "tuning.rdms._siamese_tuner.SiameseTuner",
+            "tuning.responses._contrastive_tuner.ContrastiveTuner",
+            "tuning.responses._response_tuner.ResponseTuner",
         )
     }
 )

@@ -149,7 +149,7 @@ def classes_of(stimuli: StimulusSet, n_folds: int) -> np.ndarray:
     if counts[few] < n_folds:
         fewer = f", or say --folds {counts[few]}" if counts[few] > 1 else ""
         raise RequestError(
-            f"Class {few!r} has {counts[few]} images, fewer than the {n_folds} folds. Give it more, leave it out{fewer}."
+            f"Class {few!r} has {counts[few]} images, fewer than the {n_folds} folds. Give more, leave it out{fewer}."
         )
     return np.array(classes)
 
