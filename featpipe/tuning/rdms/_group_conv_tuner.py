@@ -221,18 +221,20 @@ class PairModule(nn.Module):
         super().__init__()
         self.body, self.head = body, head
         self._repeats = repeats
+        self._weights = tuple(body.parameters())
         self._kept: RowStore | None = None
 
     def maps(self, rows: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """Return the maps of some images, (n_images, channels, height, width)."""
-        if any(p.requires_grad for p in self.body.parameters()):
+        if any(p.requires_grad for p in self._weights):
             self._kept = None  # it changes from here on
             return self.body(rows, generator)[0]
         if generator is not None and not self._repeats:
             return self.body(rows, generator)[0]
         if self._kept is None:
             self._kept = RowMemory().of("maps", expected=len(self.body.images))
-        return self._kept.take_or(rows.tolist(), partial(self._computed, rows), device=rows.device)[0]
+        device = self.body.images.device
+        return self._kept.take_or(rows.tolist(), partial(self._computed, rows), device=device)[0]
 
     def dissimilarities(self, rows: np.ndarray) -> np.ndarray:
         """Return what is predicted of all pairs of some images: ndarray (n_rows, n_rows), float64, symmetric."""

@@ -57,6 +57,9 @@ def correlation_loss(
         Number of each pair's stimulus set; all pairs are of one set by default.
     """
     measured = torch.atleast_2d(measured)
+    predicted = predicted.to(
+        torch.promote_types(predicted.dtype, measured.dtype)
+    )  # sums of bfloat16 stop at 256
     sets = torch.zeros_like(predicted, dtype=torch.long) if sets is None else sets
     known = ~measured.isnan() & (sets == sets.unique()[:, None])[:, None]  # (n_sets, n_rdms, n_pairs)
     enough = known.sum(-1) >= _FEWEST
@@ -115,5 +118,5 @@ def _errors(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return errors and weights of pairs, both 0 where nothing was measured."""
     known = ~measured.isnan()
-    weight = known.to(predicted.dtype) if weights is None else torch.where(known, weights, 0)
+    weight = known.to(measured.dtype) if weights is None else torch.where(known, weights, 0)
     return torch.where(known, predicted - measured.nan_to_num(), 0), weight
