@@ -2,7 +2,7 @@
 
 ``featpipe extract`` writes the embeddings of a network's layers to a cache; scikit-learn estimators read
 them by stimulus id; ``featpipe fit`` runs a recipe. Names below are imported on first use, so that a
-script pays only for what it touches; only the heads (`LinearHead`, `DeepHead`, `VertexPositionHead`) need torch.
+script pays only for what it touches; only heads and tuners need torch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ _HOMES = {
     "BestLayer": "featpipe.encoding",
     "CachedFeatures": "featpipe.features",
     "ChannelMask": "featpipe.rsa",
+    "ChannelMaskTuner": "featpipe.tuning",
+    "ContrastiveTuner": "featpipe.tuning",
     "DeepHead": "featpipe.tuning",
     "FeatureRDM": "featpipe.rsa",
     "FeatureReweightedRSA": "featpipe.rsa",
@@ -27,7 +29,10 @@ _HOMES = {
     "LinearHead": "featpipe.tuning",
     "PerROI": "featpipe.encoding",
     "RDMs": "featpipe.rsa",
+    "ResponseTuner": "featpipe.tuning",
     "RidgeEncoder": "featpipe.encoding",
+    "SiameseGroupConvTuner": "featpipe.tuning",
+    "SiameseTuner": "featpipe.tuning",
     "StackedLayers": "featpipe.encoding",
     "StimulusSet": "featpipe.stimuli",
     "VertexPositionHead": "featpipe.tuning",
@@ -39,6 +44,8 @@ __all__ = [
     "BestLayer",
     "CachedFeatures",
     "ChannelMask",
+    "ChannelMaskTuner",
+    "ContrastiveTuner",
     "DeepHead",
     "FeatureRDM",
     "FeatureReweightedRSA",
@@ -49,7 +56,10 @@ __all__ = [
     "LinearHead",
     "PerROI",
     "RDMs",
+    "ResponseTuner",
     "RidgeEncoder",
+    "SiameseGroupConvTuner",
+    "SiameseTuner",
     "StackedLayers",
     "StimulusSet",
     "VertexPositionHead",
@@ -64,7 +74,16 @@ if TYPE_CHECKING:
     from featpipe.model_selection import evaluate, partition_variance
     from featpipe.rsa import ChannelMask, FeatureRDM, FeatureReweightedRSA, LayerWeightedRSA, RDMs
     from featpipe.stimuli import StimulusSet
-    from featpipe.tuning import DeepHead, LinearHead, VertexPositionHead
+    from featpipe.tuning import (
+        ChannelMaskTuner,
+        ContrastiveTuner,
+        DeepHead,
+        LinearHead,
+        ResponseTuner,
+        SiameseGroupConvTuner,
+        SiameseTuner,
+        VertexPositionHead,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,8 @@ from featpipe.tuning.heads import (
     LinearHead,
     VertexPositionHead,
 )
+from featpipe.tuning.rdms import ChannelMaskTuner, SiameseGroupConvTuner, SiameseTuner
+from featpipe.tuning.responses import ContrastiveTuner, ResponseTuner
 
 __all__ = [
     "DEEP",
@@ -22,10 +24,15 @@ __all__ = [
     "LINEAR_PER_ROI",
     "VERTEX_POSITION",
     "VERTEX_POSITION_RESIDUAL",
+    "ChannelMaskTuner",
+    "ContrastiveTuner",
     "DeepHead",
     "Epoch",
     "History",
     "LinearHead",
+    "ResponseTuner",
+    "SiameseGroupConvTuner",
+    "SiameseTuner",
     "Training",
     "VertexPositionHead",
     "train",

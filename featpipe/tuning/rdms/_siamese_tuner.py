@@ -13,7 +13,7 @@ from featpipe.tuning._plan import Plan
 from featpipe.tuning._training import one_of
 from featpipe.tuning._tuned import network_request
 from featpipe.tuning._tuner import Bare, texts
-from featpipe.tuning.network import Body
+from featpipe.tuning.network import Body, slide_classifier
 from featpipe.tuning.rdms._losses import correlation_loss, pair_correlations, squared_loss
 from featpipe.tuning.rdms._pairs import (
     PairBatches,
@@ -182,10 +182,18 @@ class SiameseTuner(RDMTuner):
         return [self.layer_] if self.transform_layers is None else texts(self.transform_layers)
 
     def _backbone_to_read(self) -> Backbone:
-        if self.predict_size is None:
-            return self._tuned_backbone()
-        request = replace(network_request(self), image_size=self.predict_size)
-        return self.tuned_.backbone(request, self.checkpoints)
+        request = network_request(self)
+        if self.predict_size is not None:
+            request = replace(request, image_size=self.predict_size)
+        backbone = self.tuned_.backbone(request, self.checkpoints)
+        if not self.fully_convolutional:
+            return backbone
+        slide_classifier(backbone)
+        args = (
+            *backbone.card.model_args,
+            ("fully_convolutional", True),
+        )  # what is kept of images must say so
+        return replace(backbone, card=replace(backbone.card, model_args=args))
 
     def _plan(
         self, body: Body, ids: np.ndarray, y: RDMs, rows: np.ndarray, held_out: np.ndarray | None
