@@ -16,7 +16,13 @@ from featpipe import SiameseTuner
 from featpipe.recipes import Recipe
 
 _EARLY = {"tuner__model": "torchvision:squeezenet1_1", "tuner__layer": "features.7", "tuner__max_epochs": 8}
-_LATE = {"tuner__model": "timm:mobilenetv2_100", "tuner__layer": "blocks.5", "tuner__max_epochs": 12}
+_LATE = {
+    "tuner__model": "timm:mobilenetv2_100",
+    "tuner__layer": "blocks.5",
+    "tuner__frozen": "..blocks.2",
+    "tuner__learning_rate": 3e-4,
+    "tuner__batch_size": 32,
+}
 
 
 def siamese(**params):

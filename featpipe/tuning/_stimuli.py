@@ -25,7 +25,7 @@ def open_stimuli(stimuli: Any) -> StimulusSet:
         return stimuli
     if not isinstance(stimuli, str | Path):
         raise RequestError(
-            f"A tuner needs the images behind the ids, and stimuli is {stimuli!r}. Set it to a StimulusSet, a source of "
-            "images such as a folder, or DATA such as 'algonauts2019:DIR'."
+            f"A tuner needs the images behind the ids, and stimuli is {stimuli!r}. Set it to a StimulusSet, a source "
+            "of images such as a folder, or DATA such as 'algonauts2019:DIR'."
         )
     return load_stimuli(str(stimuli)) if is_data(str(stimuli)) else StimulusSet.from_source(stimuli)

@@ -65,8 +65,8 @@ class TunedWeights:
         digest = weights_digest(backbone.module, backbone.card.missing)
         if digest != self.digest:
             raise ModelError(
-                f"{name} gives weights {digest[:8]}, and this tuner's are {self.digest[:8]}. Give the network that it was "
-                "fitted with, or fit again."
+                f"{name} gives weights {digest[:8]}, and this tuner's are {self.digest[:8]}. Give the network that it "
+                "was fitted with, or fit again."
             )
         return replace(backbone, card=replace(backbone.card, weights=digest))
 

@@ -85,7 +85,7 @@ def test_loss_of_pairs_is_that_of_a_loop(tuner, hidden, loss):
     ids = np.asarray(tuner.stimuli.ids)
     images = Images(tuner.stimuli, ids, backbone.card.preprocessing, device=torch.device("cpu"))
     body = Body(backbone, taps_of(["head"], backbone), images)
-    targets = hidden.values[0]
+    targets = hidden.values[0].copy()
     module = torch.nn.Module()
     module.body = body
     pairs = torch.tensor([[0, 2], [2, 4], [4, 0], [1, 3], [3, 5], [1, 5], [7, 9]])
