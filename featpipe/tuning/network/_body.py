@@ -136,10 +136,9 @@ class Body(nn.Module):
         return tuple(self._tapped.dims[tap] for tap in self.taps)
 
     def merge(self) -> None:
-        """Add low-rank changes to their weights for good; the network is plain again, and nothing of it trains."""
+        """Add low-rank changes to their weights for good; the network is plain again."""
         self._note_trained()
         merge(self.network)
-        self.network.requires_grad_(False)
         self._low_rank = None
 
     def tuned(self) -> dict[str, torch.Tensor]:
