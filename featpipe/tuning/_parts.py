@@ -85,12 +85,13 @@ class Parts:
             tensor.data = tensor.data[stay[name]]
         self._now = {name: owner[stay[name]] for name, owner in self._now.items()}
 
-    def clip(self, limit: float) -> None:
+    def clip(self, limit: float, optimiser: torch.optim.Optimizer) -> None:
         """Scale the gradient of each part to a norm of at most `limit`."""
-        parameters = {name: p for name, p in self.module.named_parameters() if p.grad is not None}
         if self._now is None:
-            nn.utils.clip_grad_norm_(list(parameters.values()), limit)
+            trained = [p for group in optimiser.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, limit)
             return
+        parameters = {name: p for name, p in self.module.named_parameters() if p.grad is not None}
         first = next(iter(parameters.values()))
         squares = torch.zeros(self.n_parts, device=first.device)
         for name, p in parameters.items():

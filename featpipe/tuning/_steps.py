@@ -74,7 +74,7 @@ class Steps:
             losses, weights = self._objective(batch.to(self._device), generator)
         (losses / weights.clamp(min=1e-12)).sum().backward()
         if self._training.clip is not None:
-            self._parts.clip(self._training.clip)
+            self._parts.clip(self._training.clip, self._optimiser)
         self._optimiser.step()
         return losses.detach(), weights
 
