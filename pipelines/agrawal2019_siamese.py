@@ -36,8 +36,8 @@ def siamese(**params):
         "weight_decay": 5e-4,
         "batch_size": 32,
     }
-    early = {"model": "torchvision:alexnet", "layer": "features.7", "frozen": "features.10.."}
-    return Pipeline([("tuner", SiameseTuner(**early, **sgd, **{"max_epochs": 250, "patience": 30} | params))])
+    early = {"frozen": "features.10..", "max_epochs": 250, "patience": 30}
+    return Pipeline([("tuner", SiameseTuner("torchvision:alexnet", "features.7", **(sgd | early | params)))])
 
 
 RECIPE = Recipe(

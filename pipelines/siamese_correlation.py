@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline
 from featpipe import SiameseTuner
 from featpipe.recipes import Recipe
 
-_EARLY = {"tuner__model": "torchvision:squeezenet1_1", "tuner__layer": "features.7", "tuner__max_epochs": 8}
+_EARLY = {"tuner__model": "torchvision:squeezenet1_1", "tuner__layer": "features.7"}
 _LATE = {
     "tuner__model": "timm:mobilenetv2_100",
     "tuner__layer": "blocks.5",
@@ -29,7 +29,7 @@ def siamese(**params):
     adam = {"optimiser": "adam", "learning_rate": 1e-3, "batch_size": 60, "max_epochs": 8}
     loss = {"loss": "correlation", "sampling": "stimuli", "validation_folds": 5}
     return Pipeline(
-        [("tuner", SiameseTuner("torchvision:squeezenet1_1", "features.7", **loss, **adam | params))]
+        [("tuner", SiameseTuner("torchvision:squeezenet1_1", "features.7", **(loss | adam | params)))]
     )
 
 
