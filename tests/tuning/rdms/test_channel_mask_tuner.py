@@ -292,3 +292,23 @@ def test_wrong_values_say_what_is_right(tuner, ids, name):
     value, message = WRONG[name]
     with pytest.raises(RequestError, match=message):
         tuner(**{name: value}).fit(ids, noise(ids, 0))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_training_goes_on_to_the_same_weights_and_lines(tuner, ids, planted, tmp_path):
+    params = {"line": True, "max_epochs": 3, "validation_fraction": 0, "sampling": "stimuli", "batch_size": 8}
+    whole = tuner(**params).fit(ids, planted)
+
+    def kill(epoch):
+        if epoch.number == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tuner(**params, checkpoints=tmp_path, callback=kill).fit(ids, planted)
+    resumed = tuner(**params, checkpoints=tmp_path).fit(ids, planted)
+    np.testing.assert_array_equal(resumed.coef_, whole.coef_)
+    np.testing.assert_array_equal(resumed.scale_, whole.scale_)
+    assert resumed.weights_digest_ == whole.weights_digest_
