@@ -57,6 +57,8 @@ def from_cache(recipe, variant):
     """Return a recipe's variant that takes what is cached, and trains until it could have learned by heart."""
     recipe = recipe.with_variant(variant)
     known = recipe.pipeline.get_params()
+    if recipe.tuner is not None:
+        return recipe.with_params({k: v for k, v in small_tuner(recipe.tuner).items() if k in known})
     free = {"model": None, "weights": None, "model_args": None, "reduce": None, "preprocess": None}
     wanted = {name: value for key, value in free.items() for name in known if name.endswith(f"__{key}")}
     layers = list(LAYERS)[: 1 if variant == "sam" else None]  # a map, not several
@@ -66,6 +68,20 @@ def from_cache(recipe, variant):
     wanted |= {name: 5 for name in known if name.endswith("head__max_epochs")}
     wanted |= {name: 20 for name in known if name.endswith("__n_components")}
     return recipe.with_params(wanted)
+
+
+def small_tuner(tuner):
+    """Return parameters of a tuner of a tiny network, few images large, that changes it a lot in few steps."""
+    several = not isinstance(tuner.layer, str)  # a mask reads stages
+    small = {
+        **{"model": "timm:test_resnet", "weights": "random:0", "model_args": None, "image_size": 48},
+        **{"layer": list(LAYERS) if several else LAYERS[-1], "transform_layers": None, "read_layers": None},
+        **{"frozen": None, "lora_rank": None, "predict_size": None, "fully_convolutional": False},
+        **{"augmentation": None, "views": 0, "frozen_epochs": 1, "validation_folds": None, "cross_fit": 2},
+        **{"learning_rate": 1e-2, "body_rate": 1.0, "batch_size": 64, "patience": None},
+        "max_epochs": min(tuner.max_epochs, 3),  # 0 leaves it untuned
+    }
+    return {f"tuner__{name}": value for name, value in small.items()}
 
 
 def every_variant():

@@ -107,8 +107,9 @@ def retention(
     ----------
     Mulrooney & Brockmeier (2023), "Image Classification Tasks".
     """
+    given = _layers_of(run)
     labels = classes_of(stimuli, n_folds)
-    before, after, given = _networks(run, weights=weights, trust=trust)
+    before, after = _networks(run, weights=weights, trust=trust)
     wanted = tuple(LayerRequest.parse(text) for text in layers or given)
     shared: dict[str, Any] = {"means": means, "progress": progress}
     features = [_features(Order(model, wanted), stimuli, cache, **shared) for model in (before, after)]
@@ -154,10 +155,8 @@ def classes_of(stimuli: StimulusSet, n_folds: int) -> np.ndarray:
     return np.array(classes)
 
 
-def _networks(
-    run: RunFolder, *, weights: str | None, trust: bool
-) -> tuple[ModelRequest, ModelRequest, list[str]]:
-    """Return the network as it came, the tuned one, and the layers that the tuner gives."""
+def _layers_of(run: RunFolder) -> list[str]:
+    """Return the layers that a run's tuner gives; raises where it has none that can be extracted."""
     record = tuned_of(run)
     if record is None:
         raise RequestError(
@@ -169,11 +168,16 @@ def _networks(
             f"{run.path} tuned a network of a Python file, which no checkpoint can name, so that nothing can be "
             "extracted from it."
         )
+    return list(record["transform_layers"])
+
+
+def _networks(run: RunFolder, *, weights: str | None, trust: bool) -> tuple[ModelRequest, ModelRequest]:
+    """Return the network as it came, and the tuned one under the same preprocessing."""
     before = replace(network_request(run.load_pipeline(trust=trust)[0]), trust=trust)
     before = before if weights is None else replace(before, weights=weights)
     refuse_other_network(run, before)
     after = replace(before, model=f"local:{run.path / WEIGHTS}", weights="default", model_args=())
-    return before, after, list(record["transform_layers"])
+    return before, after
 
 
 def _features(order: Order, stimuli: StimulusSet, cache: str, **how: Any) -> np.ndarray:

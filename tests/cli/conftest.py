@@ -54,6 +54,23 @@ RDM_FIT = (
     "fit baseline_algonauts2019 --data algonauts2019:rdm --target EVC --cache rdmcache "
     "--set features__layers=head --out evc"
 )
+TUNER = """
+from sklearn.pipeline import Pipeline
+from featpipe.recipes import Recipe
+from featpipe.tuning.rdms._siamese_tuner import SiameseTuner
+
+small = {"weights": "random:0", "image_size": 32, "max_epochs": 1, "validation_fraction": 0}
+RECIPE = Recipe(
+    summary="A tiny network",
+    citation="nobody",
+    pipeline=Pipeline([("tuner", SiameseTuner("timm:test_resnet", "layer1:mean", **small))]),
+    data=("algonauts2019", "table"),
+    scoring=("rdm_rho", "rdm_r2", "rdm_percent"),
+    search_scoring="rdm_rho",
+    cv="set",
+)
+"""
+TUNE = "fit tuner.py --data algonauts2019:rdm --target EVC --out tuned --threads 1"
 FIT = "fit baseline_ridge --data table:table --cache cache --set features__layers=stem --cv 3 --out run"
 
 
@@ -174,6 +191,7 @@ def _write_weights(root: Path) -> None:
 
 def _write_recipes(root: Path) -> None:
     (root / "tiny.py").write_text(TINY_NET)
+    (root / "tuner.py").write_text(TUNER)
     (root / "norecipe.py").write_text("x = 1\n")
     (root / "failing.py").write_text("import nothing_of_that_name\n")
     (root / "syntax.py").write_text("RECIPE = (\n")
@@ -192,8 +210,11 @@ def _build(root: Path) -> None:
         EXTRACT,
         EXTRACT.replace("stem:grid:2", "stem:mean"),
         FIT + " --set features__reduce=mean",
+        TUNE,
     ):
         assert _main(words) == 0
+    make_images(root / "classes" / "few", [f"{n}.png" for n in range(3)], size=24)
+    make_images(root / "classes" / "many", [f"{n}.png" for n in range(9)], size=24, seed=1)
     (root / "notarun").mkdir()
     (root / "damaged").mkdir()
     (root / "damaged" / "run.json").write_text("{")

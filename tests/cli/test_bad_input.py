@@ -26,6 +26,7 @@ G = (
 RP = "predict evc --trust --images algonauts2019:rdm --split test --out"
 RS = "--trust --images algonauts2019:rdm --split test --challenge"
 S = "submit --data alg --challenge algonauts2023 --out new.zip"
+TU = "fit tuner.py --data algonauts2019:rdm --target EVC --out new"
 V = "compare --data algonauts2019:rdm --cache rdmcache --draws 20"
 
 # What an extraction that fails at an image or at its last option may leave: which images were meant, no rows
@@ -269,6 +270,31 @@ BAD = [
     ("comparison without a cache", f"{V} --cache none", ["none", "extract"]),
     ("comparison into a file", f"{V} --out ids.csv", ["ids.csv", "folder"]),
     ("comparison into a folder of something else", f"{V} --out images", ["images", "other files"]),
+    # tuned networks
+    ("tuner without weights", f"{TU} --set tuner__weights=default", ["test_resnet", "random:", "--weights"]),
+    ("tuner of an unknown network", f"{TU} --set tuner__model=timm:resnet5O", ["resnet5O", "featpipe models"]),
+    ("tuner of an unknown layer", f"{TU} --set tuner__layer=layer9", ["layer9", "layer1"]),
+    ("frozen layers that are not there", f"{TU} --set tuner__frozen=..conv5", ["conv5"]),
+    ("tuner of an unknown target", f"{TU} --set 'tuner__train_on=[\"V1\"]'", ["no V1", "tuner__train_on", "EVC"]),
+    ("tuner that extracts", f"{TU} --extract", ["'tuner'", "nothing has to be extracted", "local:RUN/"]),
+    ("extraction for a tuner", "extract --recipe tuner.py --data algonauts2019:rdm --cache new",
+     ["'tuner'", "nothing has to be extracted", "local:RUN/"]),
+    ("layers of a cache for a tuner", f"{TU} --set features__layers=stem", ["features__layers", "tuner__layer"]),
+    ("responses for a tuner of RDMs", TU.replace("algonauts2019:rdm", "table:table"), ["responses", "RDMs"]),
+    ("no epochs at all", f"{TU} --set tuner__max_epochs=-1", ["max_epochs", "-1"]),
+    ("prediction of a tuned run from a cache",
+     "predict tuned --images images --out new.npz --cache cache", ["tuned", "no cache", "--cache"]),
+    ("prediction with other weights",
+     "predict tuned --images images --out new.npz --weights random:1", ["has the weights", "--weights FILE"]),
+    ("gain of one run", "compare-runs run", ["at least two", "control"]),
+    ("gain of RDMs", "compare-runs run tuned", ["tuned", "predicts RDMs"]),
+    ("gain of no run", "compare-runs run notarun", ["notarun", "run.json"]),
+    ("gain into another file", "compare-runs run run --out new.txt", ["new.txt", ".csv"]),
+    ("retention without a tuner", "retention run --images classes", ["run", "no tuned network"]),
+    ("retention of one class", "retention tuned --images classes/many", ["subfolder", "FOLDER/cat"]),
+    ("retention of few images", "retention tuned --images classes", ["'few'", "3 images", "--folds 3"]),
+    ("retention of an unknown layer",
+     "retention tuned --images classes --folds 3 --layer layer9 --cache new", ["layer9", "layer1"]),
     # several subjects and the challenge of 2023
     ("all subjects of one table", f"{X} --images table:table --subject all", ["table:table", "--subject all"]),
     ("a run for every subject of a table", f"{FT} table:table --subject all", ["table:table", "--subject all"]),
