@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from featpipe.tuning._history import History
 from featpipe.tuning._loop import Epoch, train
+from featpipe.tuning._range_test import RangeTest, range_test
 from featpipe.tuning._training import Training
 from featpipe.tuning.heads import (
     DEEP,
@@ -30,10 +31,12 @@ __all__ = [
     "Epoch",
     "History",
     "LinearHead",
+    "RangeTest",
     "ResponseTuner",
     "SiameseGroupConvTuner",
     "SiameseTuner",
     "Training",
     "VertexPositionHead",
+    "range_test",
     "train",
 ]
