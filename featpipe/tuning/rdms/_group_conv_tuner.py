@@ -31,9 +31,10 @@ class SiameseGroupConvTuner(RDMTuner):
 
     Minimises ``mean_ij (g(A_i, A_j) - d_ij)²`` over the pairs within stimulus sets: ``A`` are the maps of `layer`,
     ``g`` is `InterleavedHead`, and ``d`` the mean over subjects of their RDMs, brought to the range [0, 1] by one
-    line that the training pairs set. The head is drawn at random and trained alone for `frozen_epochs`; then the
-    network is trained with it. After each epoch the signed Spearman correlation with held-out stimuli is taken, and
-    the best epoch is kept (`best_epoch_`); the report runs about 1 000.
+    line that the training pairs set. The head is drawn at random, and sees maps in units of their root mean square
+    over the training images, so that outputs begin near that range whatever the layer (ours). It is trained alone for
+    `frozen_epochs`; then the network is trained with it. After each epoch the signed Spearman correlation with held-out
+    stimuli is taken, and the best epoch is kept (`best_epoch_`); the report runs about 1 000.
 
     Parameters
     ----------
@@ -187,10 +188,12 @@ class SiameseGroupConvTuner(RDMTuner):
         else:
             batches = StimulusBatches(y.sets, rows, self.batch_size)
         module = self._module(body).to(body.images.device)
+        module.scale_to(rows)
         score = None if held_out is None else held_out_rho(y, held_out, module.dissimilarities)
         groups: list[dict[str, Any]] = [{"params": list(module.head.parameters())}]
         if trained := [p for p in body.parameters() if p.requires_grad]:
-            groups.append({"params": trained, "from_epoch": self.frozen_epochs + 1})
+            # of a rate of 1, which is what the range test starts from; `_training` knows the rate
+            groups.append({"params": trained, "from_epoch": self.frozen_epochs + 1, "lr": self.body_rate})
         return Plan(module, PairError(module, targets), batches, score, groups)
 
     def _training(self, plan: Plan) -> Training:
@@ -235,6 +238,13 @@ class PairModule(nn.Module):
             self._kept = RowMemory().of("maps", expected=len(self.body.images))
         device = self.body.images.device
         return self._kept.take_or(rows.tolist(), partial(self._computed, rows), device=device)[0]
+
+    @torch.no_grad()
+    def scale_to(self, rows: np.ndarray) -> None:
+        """Let the head see maps in units of their root mean square over some whole images."""
+        parts = torch.as_tensor(rows).split(_BATCH)
+        squares = [self.maps(part, None).square().mean((1, 2, 3)) for part in parts]
+        self.head.scale_to(torch.cat(squares).mean())
 
     def dissimilarities(self, rows: np.ndarray) -> np.ndarray:
         """Return what is predicted of all pairs of some images: ndarray (n_rows, n_rows), float64, symmetric."""

@@ -23,7 +23,7 @@ class InterleavedHead(nn.Module):
 
     Grouped convolution of the interleaved maps, ReLU, average pool of 2×2 with stride 2, one linear output ::
 
-        g(A, B) = v · pool(relu(W * interleave(A, B) + b)) + c
+        g(A, B) = v · pool(relu(W * interleave(A, B) / scale + b)) + c
         d(A, B) = (g(A, B) + g(B, A)) / 2
 
     Interleaving gives each group the same channels of both images; of concatenated maps most groups would see
@@ -49,6 +49,11 @@ class InterleavedHead(nn.Module):
     ------
     RequestError
         Groups that divide neither side evenly, or maps smaller than the kernel.
+
+    Attributes
+    ----------
+    scale : tensor of shape ()
+        A buffer, 1 at first: see `scale_to`.
 
     References
     ----------
@@ -77,13 +82,22 @@ class InterleavedHead(nn.Module):
         self.linear = nn.Linear(channels * pooled, 1)
         for layer in (self.convolution, self.linear):
             _draw(layer, generator)
+        self.scale: torch.Tensor
+        self.register_buffer("scale", torch.ones(()))
+
+    def scale_to(self, mean_square: torch.Tensor) -> None:
+        """Divide maps from here on by the root of their mean square, so that random weights give outputs about 1.
+
+        Layers differ a hundredfold in it, and from outputs of a hundred a training does not come back to [0, 1].
+        """
+        self.scale.copy_(mean_square.sqrt().clamp(min=1e-12))
 
     def forward(self, A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
         """Return the dissimilarity of each image of A and the one of B: (n,) of two (n, channels, height, width)."""
-        one = self._tail(self.convolution(interleave(A, B)))
+        one = self._tail(self.convolution(interleave(A, B) / self.scale))
         if not self.symmetric:
             return one
-        return (one + self._tail(self.convolution(interleave(B, A)))) / 2
+        return (one + self._tail(self.convolution(interleave(B, A) / self.scale))) / 2
 
     def of_pairs(self, maps: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return the dissimilarity of pairs of images: (n_pairs,) of maps (n_images, …) and positions among them.
@@ -111,6 +125,7 @@ class InterleavedHead(nn.Module):
 
     def _responses(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return what images add to the convolution as the first (with the bias) and the second of a pair."""
+        maps = maps / self.scale
         weight, groups = self.convolution.weight, self.convolution.groups
         even = F.conv2d(maps, weight[:, 0::2], self.convolution.bias, groups=groups)
         return even, F.conv2d(maps, weight[:, 1::2], groups=groups)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 
+from featpipe.datasets import load_dataset
 from featpipe.errors import RequestError
 from featpipe.models import load
 from featpipe.rsa import RDMs, interval_of_rho, rdm_rho
@@ -154,6 +155,14 @@ def test_a_pair_is_predicted_alike_wherever_it_stands(tuner, ids, symmetric):
     np.testing.assert_allclose(moved.values, found[order].values, atol=1e-5)
 
 
+def test_the_scale_of_maps_is_that_of_training_images(tuner, ids):
+    y = _noise(ids)[:40]
+    fitted = tuner().fit(ids[:40], y)
+    rows = np.setdiff1d(fitted.training_ids_, fitted.validation_ids_)
+    came = tuner(max_epochs=0).fit(ids[:40], y).transform(rows)
+    assert float(fitted.head_["head.scale"]) == pytest.approx(float(np.sqrt((came**2).mean())), rel=1e-4)
+
+
 def test_the_error_is_the_mean_over_measured_pairs_written_out(tuner, ids):
     y = _noise(ids)[:20]
     targets = np.random.default_rng(0).random((20, 20))
@@ -219,3 +228,25 @@ def test_a_copy_predicts_the_same(tuner, ids):
 def test_refuses_what_cannot_be(tuner, ids, given, message):
     with pytest.raises(RequestError, match=message):
         tuner(**given).fit(ids[:40], _noise(ids)[:40])
+
+
+@pytest.mark.data
+def test_on_real_dissimilarities_the_head_learns_and_predicts_in_their_units(real_data):
+    data = load_dataset(f"algonauts2019:{real_data / 'algonauts2019'}")
+    rows = np.flatnonzero(data.rdms.sets == "92")[::2]
+    y = data.rdms.select(targets=["EVC"])[rows]
+    fitted = SiameseGroupConvTuner(
+        "torchvision:squeezenet1_1",
+        "features.12",
+        weights=str(real_data / "weights" / "squeezenet1_1_features.safetensors"),
+        stimuli=data.stimuli,
+        sampling="stimuli",
+        learning_rate=1e-3,
+        max_epochs=12,
+        frozen_epochs=12,
+        device="cpu",
+    ).fit(y.ids, y)
+    losses = fitted.history_["train_loss"]
+    assert np.nanmin(losses) < 0.5 * losses[1]
+    found, measured = fitted.predict(y.ids).upper()[0], y.mean().upper()[0]
+    assert abs(np.median(found) - np.median(measured)) < np.ptp(measured)

@@ -77,6 +77,16 @@ def test_equals_the_layers_written_out():
     torch.testing.assert_close(head(A, B), expected)
 
 
+def test_maps_are_seen_in_units_of_their_root_mean_square():
+    head, maps = _head((8, 6, 6), groups=4), 50 * _maps((8, 6, 6))
+    expected = head.all_pairs(maps / maps.square().mean().sqrt())
+    head.scale_to(maps.square().mean())
+    torch.testing.assert_close(head.all_pairs(maps), expected)
+    first, second = torch.tensor([0, 3]), torch.tensor([2, 1])
+    torch.testing.assert_close(head.of_pairs(maps, first, second), head(maps[first], maps[second]))
+    torch.testing.assert_close(head.of_pairs(maps, first, second), expected[first, second])
+
+
 def test_weights_come_from_the_generator_and_are_as_large_as_torch_draws_them():
     weight = _head((256, 6, 6)).convolution.weight.detach()
     torch.testing.assert_close(weight, _head((256, 6, 6)).convolution.weight.detach())
