@@ -50,24 +50,6 @@ def _trained(training=FAST, *, dropout=0.0, rows=None, **given):
     return module, objective, history
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
-def test_equals_a_bare_loop(name):
-    training = replace(FAST, optimiser=name, learning_rate=0.01, weight_decay=0.1, schedule="fixed")
-    module, objective, _ = _trained(training)
-    bare = _net()
-    kinds = {
-        "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
-        "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
-        "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=0.1),
-    }
-    optimiser = kinds[name](bare.parameters())
-    for rows in objective.seen:
-        optimiser.zero_grad()
-        nn.functional.mse_loss(bare(objective.X[rows]), objective.y[rows]).backward()
-        optimiser.step()
-    np.testing.assert_allclose(_weights(module), _weights(bare), rtol=1e-4, atol=1e-6)
-
-
 def test_every_epoch_sees_each_stimulus_once_in_even_batches():
     rows = np.arange(5, 32)
     _, objective, _ = _trained(rows=rows)
@@ -205,6 +187,162 @@ def test_divergence_at_once_is_an_error_and_later_goes_back_to_the_best_epoch():
     module, _, history = _trained(held_out=np.arange(30, 40), on_epoch=ruin)
     assert np.isfinite(_weights(module)).all()
     assert len(history.train_loss) == 3
+
+
+@pytest.mark.parametrize("schedule", ["fixed", "step", "one-cycle"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_schedules_train_as_with_torchs_own(name, schedule):
+    rate = 0.01
+    training = replace(
+        FAST,
+        optimiser=name,
+        learning_rate=rate,
+        weight_decay=0.1,
+        decay=0.5,
+        decay_every=2,
+        schedule=schedule,
+    )
+    module, objective, history = _trained(training, from_start=True)
+    bare = _net()
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name]
+    more = {"momentum": 0.9} if name == "sgd" else {}
+    optimiser = kind(bare.parameters(), lr=rate, weight_decay=0.1, **more)
+    n_steps = len(objective.seen)
+    schedules = {
+        "fixed": lambda: torch.optim.lr_scheduler.ConstantLR(optimiser, 1.0),
+        "step": lambda: torch.optim.lr_scheduler.StepLR(optimiser, 2 * n_steps // 6, 0.5),
+        "one-cycle": lambda: torch.optim.lr_scheduler.OneCycleLR(
+            optimiser, rate, n_steps, cycle_momentum=False
+        ),
+    }
+    scheduler = schedules[schedule]()
+    for rows in objective.seen:
+        optimiser.zero_grad()
+        nn.functional.mse_loss(bare(objective.X[rows]), objective.y[rows]).backward()
+        optimiser.step()
+        seen = optimiser.param_groups[0]["lr"]
+        scheduler.step()
+    np.testing.assert_allclose(_weights(module), _weights(bare), rtol=1e-4, atol=1e-6)
+    assert history.learning_rate[-1] == pytest.approx(seen)
+
+
+def test_epoch_0_is_the_best_where_there_is_nothing_to_learn():
+    """Targets of noise: a few epochs on the fitted ones lose on the others."""
+    module = _net()
+    objective = Regression(module)
+    objective.y = torch.randn(40, 1, generator=torch.Generator().manual_seed(0))
+    start, seen = _weights(module), []
+    with torch.no_grad():
+        objective.y[30:] = module(objective.X[30:])  # as good as can be, untrained
+    history = train(
+        module,
+        objective,
+        replace(FAST, patience=3, max_epochs=20),
+        rows=np.arange(30),
+        held_out=np.arange(30, 40),
+        from_start=True,
+        on_epoch=lambda epoch: seen.append(epoch.number),
+    )
+    np.testing.assert_array_equal(_weights(module), start)
+    assert history.best_epoch[0] == 0
+    assert seen == [0, 1, 2, 3]  # patience counts from epoch 0
+    table = history.table()
+    np.testing.assert_array_equal(table["epoch"], np.arange(4))
+    assert table["validation_loss"][0, 0] == pytest.approx(0.0)
+    assert np.isnan(table["learning_rate"][0])
+
+
+def test_scoring_the_start_changes_no_step():
+    given = {"held_out": np.arange(30, 40)}
+    module, _, history = _trained(dropout=0.5, **given)
+    other, _, from_start = _trained(dropout=0.5, from_start=True, **given)
+    np.testing.assert_array_equal(_weights(module), _weights(other))
+    for name, column in history.table().items():
+        np.testing.assert_array_equal(column, from_start.table()[name][1:])
+
+
+def test_no_epochs_score_the_start_and_train_nothing():
+    none = replace(FAST, max_epochs=0)
+    module, objective, history = _trained(none, held_out=np.arange(30, 40), from_start=True)
+    np.testing.assert_array_equal(_weights(module), _weights(_net()))
+    assert objective.seen == []
+    assert len(history.table()["epoch"]) == 1
+    with pytest.raises(RequestError, match="max_epochs must be an int >= 1, got 0"):
+        _trained(none)
+
+
+def test_batches_and_scores_may_be_the_callers():
+    from featpipe.tuning._steps import shuffled
+
+    held_out = np.arange(30, 40)
+    module, _, history = _trained(held_out=held_out)
+    other = _net()
+    theirs = Regression(other)
+
+    def score():
+        assert not other.training
+        assert not torch.is_grad_enabled()
+        losses, weights = theirs(torch.as_tensor(held_out), None)
+        return (losses / weights).numpy()
+
+    def batches(seed):
+        return shuffled(np.arange(30), 8, seed)
+
+    again = train(other, theirs, FAST, rows=batches, held_out=score)
+    np.testing.assert_array_equal(_weights(other), _weights(module))
+    np.testing.assert_allclose(again.held_out_loss, history.held_out_loss, rtol=1e-6)
+
+
+def test_each_epoch_has_a_seed_of_its_own_for_the_callers_batches():
+    def seeds(training):
+        seen = []
+        _trained(training, rows=lambda seed: seen.append(seed) or [torch.arange(6)])
+        return seen
+
+    first = seeds(FAST)
+    assert len(set(first)) == 6
+    assert seeds(FAST) == first
+    assert not set(seeds(replace(FAST, seed=1))) & set(first)
+
+
+def test_a_group_may_be_frozen_at_first():
+    module, weights = _net(), []
+    groups = [{"params": module[3].parameters()}, {"params": module[0].parameters(), "from_epoch": 3}]
+    train(
+        module,
+        Regression(module),
+        FAST,
+        rows=np.arange(30),
+        groups=groups,
+        on_epoch=lambda epoch: weights.append([module[i].weight.detach().clone() for i in (0, 3)]),
+    )
+    start = _net()
+    moved = [
+        [not torch.equal(seen, start[i].weight) for i, seen in zip((0, 3), pair, strict=True)]
+        for pair in weights
+    ]
+    assert moved == [[False, True]] * 2 + [[True, True]] * 4
+
+
+def test_what_a_callback_raises_ends_the_training():
+    def stop(epoch):
+        if epoch.number == 2:
+            raise LookupError("enough")
+
+    with pytest.raises(LookupError, match="enough"):
+        _trained(on_epoch=stop)
+
+
+def test_requests_that_mean_nothing():
+    module = _net().requires_grad_(False)
+    with pytest.raises(RequestError, match="nothing to train: all parameters are frozen"):
+        train(module, Regression(module), FAST, rows=np.arange(30))
+    with pytest.raises(RequestError, match="no stimuli to fit"):
+        _trained(rows=np.arange(0))
+    with pytest.raises(
+        RequestError, match=r"must return an array of shape \(1,\), one loss a part, got \(2,\)"
+    ):
+        _trained(held_out=lambda: np.zeros(2))
 
 
 WRONG = {
