@@ -78,7 +78,7 @@ def small_tuner(tuner):
         **{"layer": list(LAYERS) if several else LAYERS[-1], "transform_layers": None, "read_layers": None},
         **{"frozen": None, "lora_rank": None, "predict_size": None, "fully_convolutional": False},
         **{"augmentation": None, "views": 0, "frozen_epochs": 1, "validation_folds": None, "cross_fit": 2},
-        **{"learning_rate": 1e-2, "body_rate": 1.0, "batch_size": 64, "patience": None},
+        **{"learning_rate": 1e-2, "body_rate": 1.0, "batch_size": 256, "patience": None},
         "max_epochs": min(tuner.max_epochs, 3),  # 0 leaves it untuned
     }
     return {f"tuner__{name}": value for name, value in small.items()}

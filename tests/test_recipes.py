@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -188,3 +189,23 @@ def test_a_variant_is_another_pipeline_of_the_same_report():
         recipe.with_variant("third")
     with pytest.raises(RecipeError, match="begin with a step 'features'"):
         Recipe("s", "c", own, variants={"bad": Pipeline([("scale", StandardScaler())])})
+
+
+class TakesImages(BaseEstimator):
+    """What a recipe knows of a tuner."""
+
+    takes_images = True
+
+
+def test_a_pipeline_may_begin_with_a_tuner_and_then_nothing_is_extracted():
+    tuner = TakesImages()
+    recipe = Recipe("s", "c", Pipeline([("tuner", tuner), ("scale", StandardScaler())]))
+    assert recipe.tuner is tuner
+    assert recipe.orders() == []
+    assert Recipe("s", "c", Pipeline([("features", CachedFeatures())])).tuner is None
+
+
+@pytest.mark.parametrize("step", [("tuner", StandardScaler()), ("features", TakesImages())])
+def test_what_a_pipeline_begins_with_goes_by_its_name(step):
+    with pytest.raises(RecipeError, match="or with a step 'tuner' that takes images"):
+        Recipe("s", "c", Pipeline([step]))

@@ -243,3 +243,29 @@ def test_local_models_are_named_by_their_weights_for_each_part_of_joined_feature
         "features__a__weights": RunFolder(place / "evc").read_json("run.json")["tuner"]["weights_after"],
     }
     assert named_as_cached(load_recipe("baseline_ridge").pipeline) == {}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")  # distributed's own
+@pytest.mark.parametrize("where", [{}, {"n_jobs": 2}, {"dask": "2"}], ids=["here", "processes", "dask"])
+def test_scores_and_threads_are_the_same_wherever_folds_are_tuned(place, tmp_path, where):
+    if "dask" in where:
+        pytest.importorskip("distributed")
+    seen = tmp_path / "threads"
+
+    def note(epoch):
+        import torch
+
+        with seen.open("a") as file:
+            file.write(f"{torch.get_num_threads()}\n")
+
+    asked = request(
+        rdm_recipe(tuner__callback=note),
+        f"algonauts2019:{place / 'rdm'}",
+        tmp_path / "run",
+        target="EVC",
+        **where,
+    )
+    fit(asked)
+    assert set(seen.read_text().split()) == {"1"}
+    for name in ("summary.json", "tuned.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (place / "evc" / name).read_bytes()
