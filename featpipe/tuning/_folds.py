@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -44,7 +45,7 @@ def held_out_of_each_set(
 
 
 def dealt_out(
-    ids: np.ndarray, n_folds: int, *, seed: int, groups: np.ndarray | None = None, name: str = "cross_fit"
+    ids: np.ndarray, n_folds: Any, *, seed: int, groups: np.ndarray | None = None, name: str = "cross_fit"
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return (train, test) rows of folds that hold the same share of every stimulus set, repeats and groups together.
 

@@ -46,6 +46,8 @@ class Training:
     schedule : {"fixed", "step", "one-cycle"}
         Of the learning rate: constant; times `decay` every `decay_every` epochs; or up for the first 30 % of
         all steps and down to nearly nothing, as `torch.optim.lr_scheduler.OneCycleLR` without its momentum.
+    cycle_epochs : int, optional
+        Epochs of the one cycle, of which `max_epochs` may be the first; all of these by default.
     clip : float, optional
         Largest norm of the gradient of each part of the module.
     patience : int, optional
@@ -73,6 +75,7 @@ class Training:
     schedule: str = "step"
     decay: float = 0.75
     decay_every: int = 10
+    cycle_epochs: int | None = None
     clip: float | None = None
     patience: int | None = 10
     min_epochs: int = 0
@@ -85,6 +88,8 @@ class Training:
             whole(name, getattr(self, name), 1)
         for name in ("seed", "max_epochs", "min_epochs"):
             whole(name, getattr(self, name), 0)
+        if self.cycle_epochs is not None:
+            whole("cycle_epochs", self.cycle_epochs, max(self.max_epochs, 1))
         for name in ("learning_rate", "epsilon", "decay"):
             number(name, getattr(self, name), above=0.0)
         for name in ("weight_decay", "momentum"):
@@ -101,7 +106,8 @@ class Training:
         unused = {"device"}
         unused |= {"betas", "epsilon"} if self.optimiser == "sgd" else {"momentum"}
         unused |= set() if self.schedule == "step" else {"decay", "decay_every"}
-        unused |= set() if self.schedule == "one-cycle" else {"max_epochs"}
+        unused |= {"max_epochs"} if self.schedule != "one-cycle" or self.cycle_epochs is not None else set()
+        unused |= set() if self.schedule == "one-cycle" else {"cycle_epochs"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in unused}
 
     def make_optimiser(self, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
@@ -127,7 +133,7 @@ class Training:
             return 1.0
         if self.schedule == "step":
             return float(self.decay ** (step // steps_an_epoch // self.decay_every))
-        return one_cycle(step, steps_an_epoch * self.max_epochs)
+        return one_cycle(step, steps_an_epoch * (self.cycle_epochs or self.max_epochs))
 
 
 def one_cycle(

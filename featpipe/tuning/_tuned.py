@@ -58,8 +58,8 @@ class TunedWeights:
                 f"The tuned weights {path} are not there. The tuner holds a reference to them: set checkpoints= to the "
                 "folder that has the file, or fit again."
             )
-        seen = {"model_args": (), "weights": "default", "model": f"local:{path}"}
-        return self._checked(load(replace(request, **seen)), str(path))
+        local = replace(request, model=f"local:{path}", weights="default", model_args=())
+        return self._checked(load(local), str(path))
 
     def _checked(self, backbone: Backbone, name: str) -> Backbone:
         digest = weights_digest(backbone.module, backbone.card.missing)
@@ -106,14 +106,15 @@ class Keeping:
 
 def network_request(tuner: Any) -> ModelRequest:
     """Return the network that a tuner's parameters name."""
-    several = {name: getattr(tuner, name) for name in ("image_size", "mean", "std")}
+    several: dict[str, Any] = {name: getattr(tuner, name) for name in ("image_size", "mean", "std")}
+    several = {name: tuple(value) if isinstance(value, list) else value for name, value in several.items()}
     return ModelRequest(
         model=tuner.model,
         weights=tuner.weights,
         model_args=tuple((tuner.model_args or {}).items()),
         preprocess=tuner.preprocess,
         trust=tuner.trust,
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in several.items()},
+        **several,
     )
 
 

@@ -18,6 +18,7 @@ from featpipe.models import Backbone, load, save_checkpoint
 from featpipe.tuning._folds import dealt_out, held_out_of_each_set
 from featpipe.tuning._loop import train
 from featpipe.tuning._plan import Plan
+from featpipe.tuning._range_test import range_test
 from featpipe.tuning._stimuli import as_ids, open_stimuli
 from featpipe.tuning._training import Training
 from featpipe.tuning._tuned import Keeping, fingerprint, network_request
@@ -95,6 +96,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     n_epochs_ : int
         Epochs done.
     learning_rate_ : float
+    range_test_ : dict of str to ndarray
+        ``learning_rate``, ``loss`` and ``smoothed_loss`` of the range test, where there was one.
     history_ : dict of str to ndarray
         ``epoch`` from 0 on, ``learning_rate``, ``train_loss``, ``validation_loss``; a `pandas.DataFrame` can be made
         of it.
@@ -254,7 +257,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         self._choose(None if judged[0] is None else np.mean(judged, axis=0))
 
     def _train(self, plan: Plan, keeping: Keeping, n_epochs: int) -> Any:
-        training = replace(self._training(plan), max_epochs=n_epochs)
+        training = self._training(plan, n_epochs)
         self.learning_rate_ = training.learning_rate
         return train(
             plan.module,
@@ -269,16 +272,20 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             fingerprint=keeping.name,
         )
 
-    def _training(self, plan: Plan) -> Training:
+    def _training(self, plan: Plan, n_epochs: int) -> Training:
+        """Return how to train for some epochs, of which `max_epochs` would have been the whole of a schedule."""
         values = {name: getattr(self, name) for name in _TRAINING}
         if self.learning_rate == "auto":
-            from featpipe.tuning._range_test import range_test
+            values["learning_rate"] = self._tested_rate(plan, values) if n_epochs else 1.0
+        training = Training(**values)
+        cycle = training.max_epochs if 0 < n_epochs < training.max_epochs else None
+        return replace(training, max_epochs=n_epochs, cycle_epochs=cycle)
 
-            trial = Training(**values | {"learning_rate": 1.0})
-            found = range_test(plan.module, plan.objective, trial, rows=plan.batches, groups=plan.groups)
-            self.range_test_ = found.table()
-            values["learning_rate"] = found.suggestion
-        return Training(**values)
+    def _tested_rate(self, plan: Plan, values: dict[str, Any]) -> float:
+        trial = Training(**values | {"learning_rate": 1.0})
+        found = range_test(plan.module, plan.objective, trial, rows=plan.batches, groups=plan.groups)
+        self.range_test_ = found.table()
+        return found.suggestion
 
     def _note(self, history: Any, plan: Plan) -> None:
         self.best_epoch_ = int(history.best_epoch[0])

@@ -353,6 +353,7 @@ WRONG = {
     "betas": ((0.9, 1.0), r"betas must be two numbers in \[0, 1\)"),
     "epsilon": (0, "epsilon must be a number > 0"),
     "momentum": (-0.1, "momentum must be a number >= 0"),
+    "cycle_epochs": (0, "cycle_epochs must be an int >= 100"),
     "weight_decay": (float("nan"), "weight_decay must be a number >= 0, got nan"),
     "batch_size": (0, "batch_size must be an int >= 1, got 0"),
     "max_epochs": (2.5, "max_epochs must be an int >= 0, got 2.5"),

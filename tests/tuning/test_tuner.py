@@ -183,3 +183,18 @@ def test_an_id_without_image_is_named(tuner, rdms):
     names = ["nobody", *rdms.ids[1:]]
     with pytest.raises(RequestError, match=r"1 of 20 stimuli .*'nobody'"):
         tuner.fit(np.array(names), RDMs(rdms.values, names))
+
+
+def test_a_range_test_gives_the_rate(tuner, rdms):
+    fitted = tuner.set_params(learning_rate="auto").fit(rdms.ids, rdms)
+    assert fitted.range_test_["learning_rate"].min() < fitted.learning_rate_ < 1
+    assert fitted.range_test_["loss"].shape == fitted.range_test_["learning_rate"].shape
+
+
+def test_fewer_epochs_than_planned_are_the_first_of_the_schedule(tuner, rdms):
+    tuner.set_params(schedule="one-cycle", validation_folds=2, max_epochs=3).fit(rdms.ids, rdms)
+    whole = clone(tuner).set_params(validation_folds=None, validation_fraction=0).fit(rdms.ids, rdms)
+    n_epochs = 1 + tuner.n_epochs_
+    assert (
+        tuner.history_["learning_rate"][1:].tolist() == whole.history_["learning_rate"][1:n_epochs].tolist()
+    )

@@ -202,7 +202,9 @@ class SiameseTuner(RDMTuner):
         one_of("sampling", self.sampling, SAMPLINGS)
         targets = mean_dissimilarities(y, rows, normalise=self.normalise, rescale=self.rescale)
         if self.sampling == "pairs":
-            batches = PairBatches(y.sets, rows, self.batch_size, ~np.isnan(targets))
+            batches: PairBatches | StimulusBatches = PairBatches(
+                y.sets, rows, self.batch_size, ~np.isnan(targets)
+            )
         else:
             batches = StimulusBatches(y.sets, rows, self.batch_size)
         module = Bare(body)
