@@ -57,7 +57,7 @@ def dealt_out(
     groups = ids if groups is None else np.asarray(groups)
     sets = stimulus_sets(ids)
     fewest = min(len(np.unique(groups[sets == own])) for own in np.unique(sets))
-    if isinstance(n_folds, bool) or not isinstance(n_folds, Integral) or not 2 <= n_folds <= fewest:
+    if isinstance(n_folds, bool) or not isinstance(n_folds, Integral) or not 2 <= int(n_folds) <= fewest:
         raise RequestError(
             f"{name} is {n_folds!r}, and a stimulus set has {fewest} different stimuli or groups; choose from 2 to "
             f"{fewest}."
