@@ -192,16 +192,24 @@ class SiameseGroupConvTuner(RDMTuner):
         score = None if held_out is None else held_out_rho(y, held_out, module.dissimilarities)
         groups: list[dict[str, Any]] = [{"params": list(module.head.parameters())}]
         if trained := [p for p in body.parameters() if p.requires_grad]:
-            # of a rate of 1, which is what the range test starts from; `_training` knows the rate
+            # a share of 1, the rate that a range test is given; `_training` knows the rate
             groups.append({"params": trained, "from_epoch": self.frozen_epochs + 1, "lr": self.body_rate})
         return Plan(module, PairError(module, targets), batches, score, groups)
 
-    def _training(self, plan: Plan) -> Training:
-        training = super()._training(plan)
+    def _training(self, plan: Plan, n_epochs: int) -> Training:
+        training = super()._training(plan, n_epochs)
         groups: Any = plan.groups
         for group in groups[1:]:
             group["lr"] = self.body_rate * training.learning_rate
         return replace(training, min_epochs=max(self.min_epochs, self.frozen_epochs + (self.patience or 0)))
+
+    def _tested_rate(self, plan: Plan, values: dict[str, Any]) -> float:
+        groups: Any = plan.groups
+        now, later = (groups[:1], groups[1:]) if self.frozen_epochs else (groups, [])
+        _let_train(later, False)  # the test repeats epochs, and would come to those that train the network
+        rate = super()._tested_rate(replace(plan, groups=now), values)
+        _let_train(later, True)
+        return rate
 
     def _dissimilarities(self, ids: np.ndarray) -> np.ndarray:
         module = self._load(ids)
@@ -286,3 +294,9 @@ class PairError:
         measured = self.targets[rows[first], rows[second]]
         count = (~measured.isnan()).sum()[None].float()
         return squared_loss(predicted, measured) * count, count
+
+
+def _let_train(groups: Any, free: bool) -> None:
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.requires_grad_(free)

@@ -121,6 +121,15 @@ def test_the_network_learns_at_its_share_of_the_rate(tuner, ids):
     np.testing.assert_allclose(rates[-1], [0.01, 0.0002])
 
 
+def test_the_rate_is_tested_on_the_head_alone(tuner, ids):
+    y = _planted(tuner(), ids)
+    fitted = tuner(learning_rate="auto", body_rate=0.1, max_epochs=3).fit(ids, y)
+    other = tuner(learning_rate="auto", body_rate=0.9, max_epochs=3).fit(ids, y)
+    assert fitted.learning_rate_ == other.learning_rate_
+    np.testing.assert_array_equal(fitted.range_test_["loss"], other.range_test_["loss"])
+    assert fitted.history_["learning_rate"][1] == pytest.approx(fitted.learning_rate_)
+
+
 def test_while_it_is_frozen_the_network_sees_each_image_once(tuner, ids, monkeypatch):
     seen = []
     fitted = tuner(max_epochs=2, sampling="pairs", batch_size=30)
