@@ -174,7 +174,8 @@ def test_files_that_are_no_recipes(tmp_path, text, message):
 
 def test_an_unknown_name_lists_those_there_are():
     with pytest.raises(
-        RecipeError, match=r"no recipe 'nothing'. There are baseline_algonauts2019, baseline_algonauts2023, "
+        RecipeError,
+        match=r"no recipe 'nothing'. There are .*baseline_algonauts2019, baseline_algonauts2023, ",
     ):
         load_recipe("nothing")
 

@@ -17,7 +17,15 @@ from featpipe.metrics import pearson_r
 from featpipe.runs import RunFolder, fit
 from featpipe.testing import make_algonauts2023
 
-FILES = {"run.json", "summary.json", "scores.csv", "training.csv", "targets.csv", "pipeline.skops"}
+FILES = {
+    "run.json",
+    "summary.json",
+    "scores.csv",
+    "training.csv",
+    "targets.csv",
+    "held_out.npz",
+    "pipeline.skops",
+}
 
 
 def _pipeline(request, dataset):
