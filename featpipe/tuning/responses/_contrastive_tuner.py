@@ -48,7 +48,7 @@ class ContrastiveTuner(FitsResponses):
         `HeldOutRidge`; or the contrastive loss of all of them as one batch, by which the network as it came, with a
         head that nothing has trained, is never chosen.
     head_learning_rate : float, optional
-        Of linear maps and head; None is that of the network.
+        Of linear maps and head; that of the network by default. From a random start it should be higher.
 
     See `Tuner` for the other parameters and the attributes.
 
@@ -78,7 +78,7 @@ class ContrastiveTuner(FitsResponses):
         start="ridge",
         micro_batch=None,
         stop_by="ridge",
-        head_learning_rate=1e-3,
+        head_learning_rate=None,
         weights="default",
         model_args=None,
         preprocess="whole",

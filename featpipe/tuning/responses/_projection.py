@@ -25,8 +25,8 @@ class SharedProjection(nn.Module):
     ----------
     n_features, n_targets : int
     shared : int, optional
-        v₁ ≤ n_targets; by default the lesser of `n_targets` and 256, which keeps the head small beside the network
-        where a region has thousands of voxels.
+        v₁ ≤ n_targets; by default a quarter of `n_targets`, rounded up, and at most 256. Much of what single targets
+        do is noise to images, and as many dimensions as targets make it a way to tell stimuli apart.
     projected : int, optional
         v₂ ≤ v₁; by default the lesser of v₁ and 128.
     generator : torch.Generator, optional
@@ -99,7 +99,7 @@ def _linear(n_in: int, n_out: int, generator: torch.Generator | None, *, bias: b
 
 
 def _widths(n_targets: int, shared: int | None, projected: int | None) -> tuple[int, int]:
-    v1 = min(n_targets, _SHARED) if shared is None else shared
+    v1 = min(-(-n_targets // 4), _SHARED) if shared is None else shared
     v2 = min(v1, _PROJECTED) if projected is None else projected
     if all(isinstance(v, int) and not isinstance(v, bool) for v in (v1, v2)) and 1 <= v2 <= v1 <= n_targets:
         return v1, v2

@@ -11,6 +11,7 @@ from featpipe.errors import RequestError
 from featpipe.metrics import pearson_r
 from featpipe.tuning.responses import ContrastiveTuner, ResponseTuner
 from featpipe.tuning.responses._measured import Measured
+from featpipe.tuning.responses._start import principal_axes
 from featpipe.tuning.responses._stopping import held_out_correlation
 
 IDS = slice(None, 60)
@@ -101,6 +102,18 @@ def test_both_modalities_begin_near_each_other(small_world):
             responses = module.projection.of_responses(torch.as_tensor(measured.filled))
         correlation[start] = pearson_r(responses.numpy(), images.numpy()).mean()
     assert correlation["ridge"] > 0.5 > correlation["random"] + 0.2
+
+
+@pytest.mark.parametrize("n_axes", [2, 6])
+def test_principal_axes_of_predictions(rng, n_axes):
+    """Those of a decomposition of the predictions themselves, as far as these reach: two stimuli too few for six."""
+    features, weight = rng.standard_normal((5, 7)).astype(np.float32), rng.standard_normal((6, 7))
+    weight = torch.as_tensor(weight, dtype=torch.float32)
+    axes = principal_axes(features, weight, n_axes, torch.Generator().manual_seed(0))
+    predicted = features @ weight.numpy().T
+    wanted = np.linalg.svd(predicted - predicted.mean(0))[2][: min(n_axes, 4)]
+    np.testing.assert_allclose(np.abs(np.sum(axes.numpy()[: len(wanted)] * wanted, axis=1)), 1, atol=1e-4)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(n_axes), rtol=1e-4, atol=1e-5)
 
 
 def test_the_ridge_that_stops_is_scikit_learns(rng):

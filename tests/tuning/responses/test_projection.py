@@ -69,8 +69,9 @@ def test_a_seed_draws_the_same_weights():
 
 
 def test_default_sizes_stay_within_the_targets():
-    assert SharedProjection(4, 9).last.weight.shape == (9, 9)
-    assert SharedProjection(4, 1000).last.weight.shape == (128, 256)
+    assert SharedProjection(4, 1).last.weight.shape == (1, 1)
+    assert SharedProjection(4, 9).last.weight.shape == (3, 3)
+    assert SharedProjection(4, 2000).last.weight.shape == (128, 256)
 
 
 @pytest.mark.parametrize(("shared", "projected"), [(7, 3), (4, 5), (0, 0), (5, 2.0)])
