@@ -1,4 +1,4 @@
-"""Regression tuning on real recordings: macaque V4, real MobileNetV2 weights."""
+"""Both tuners on real recordings: macaque V4, real MobileNetV2 weights."""
 
 from __future__ import annotations
 
