@@ -93,6 +93,12 @@ def test_one_cycle_is_torchs(n_epochs):
         schedule.step()
 
 
+def test_the_first_epochs_of_a_longer_cycle_are_its_beginning():
+    whole = replace(FAST, schedule="one-cycle", max_epochs=10)
+    first = replace(whole, max_epochs=4, cycle_epochs=10)
+    assert _trained(first)[2].learning_rate == _trained(whole)[2].learning_rate[:4]
+
+
 def test_parameter_groups_have_their_own_rates():
     module = _net()
     start = [p.detach().clone() for p in module.parameters()]
@@ -353,7 +359,7 @@ WRONG = {
     "betas": ((0.9, 1.0), r"betas must be two numbers in \[0, 1\)"),
     "epsilon": (0, "epsilon must be a number > 0"),
     "momentum": (-0.1, "momentum must be a number >= 0"),
-    "cycle_epochs": (0, "cycle_epochs must be an int >= 100"),
+    "cycle_epochs": (0, "cycle_epochs must be an int >= 6, got 0"),
     "weight_decay": (float("nan"), "weight_decay must be a number >= 0, got nan"),
     "batch_size": (0, "batch_size must be an int >= 1, got 0"),
     "max_epochs": (2.5, "max_epochs must be an int >= 0, got 2.5"),
