@@ -23,7 +23,7 @@ from featpipe.cli._options import (
     batch_size,
 )
 from featpipe.cli._progress import showing_stages
-from featpipe.cli._scores import show_chosen, show_summary
+from featpipe.cli._scores import show_chosen, show_summary, show_tuned
 from featpipe.cli._subjects import fit_every_subject, show_subjects
 from featpipe.errors import MissingDependency
 
@@ -115,6 +115,7 @@ def fit_command(
             means=Means(device=device),
             progress=stage("extract"),
             fold_progress=stage("folds"),
+            epoch_progress=stage("epochs"),
             tell=None if as_json else note,
         )
     report = _try_report(run.path)
@@ -124,6 +125,7 @@ def fit_command(
         return
     show_summary(summary)
     show_chosen(summary.get("chosen", {}))
+    show_tuned(run.read_json("run.json").get("tuner"))
     say(f"{run.path}: {report or 'no report'}")
 
 

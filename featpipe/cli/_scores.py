@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from featpipe.cli._console import note, say, show_table
@@ -119,3 +120,25 @@ def show_chosen(chosen: dict[str, Any]) -> None:
 
 def _number(value: float | None, digits: int = 4) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def show_tuned(about: Mapping[str, Any] | None) -> None:
+    """Show what the saved network was tuned to, of a run that has one."""
+    if about is None:
+        return
+    folds, held_out = about["validation_folds"], about["n_validation"]
+    by = (
+        f"by the mean of {folds} folds"
+        if folds
+        else f"by {held_out} held-out stimuli"
+        if held_out
+        else "the last"
+    )
+    trained = f"{about['n_trained']:,} parameters on {about['n_fitted']} stimuli at rate {about['learning_rate']:.3g}"
+    if about["best_epoch"]:
+        done = f"epoch {about['best_epoch']} of {about['n_epochs']} ({by}), {trained}"
+    else:
+        done = f"as it came, which is best ({by})" if about["n_validation"] else "as it came"
+    say(f"network {about['model']}: {done}")
+    if about["checkpoint"]:
+        say(f"tuned weights: --model local:RUN/{about['checkpoint']}")

@@ -24,7 +24,11 @@ def tuned_network(run: Run) -> dict[str, Any] | None:
     if not isinstance(about, Mapping):
         return None
     history = _history(run)
-    return {"facts": _facts(about), "losses": None if history is None else _losses(history, about)}
+    return {
+        "facts": _facts(about),
+        "losses": None if history is None else _losses(history, about),
+        "range_test": _range_test(run, about),
+    }
 
 
 def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -38,8 +42,10 @@ def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Frozen": ", ".join(about.get("frozen") or ()),
         "Low-rank changes": about.get("lora_rank"),
         "Parameters trained": count(about.get("n_trained")),
+        "Learning rate": about.get("learning_rate"),
         "Best epoch": f"{about.get('best_epoch')} of {about.get('n_epochs')}",
-        "Images": f"{count(about.get('n_fitted'))} trained on, {count(about.get('n_validation'))} chose the epoch",
+        "Images": f"{count(about.get('n_fitted'))} trained on, {count(about.get('n_validation'))} chose the epoch"
+        + (f" in {about['validation_folds']} folds" if about.get("validation_folds") else ""),
         "Checkpoint": about.get("checkpoint"),
     }
     return [(name, str(text)) for name, text in shown.items() if text not in (None, "")]
@@ -60,6 +66,27 @@ def _history(run: Run) -> pd.DataFrame | None:
             f"{', '.join(map(str, table.columns))}."
         )
     return table
+
+
+def _range_test(run: Run, about: Mapping[str, Any]) -> str | None:
+    """Plot the loss by learning rate, where a range test chose it."""
+    path = run.path / "range_test.csv"
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path)
+    smoothed = table["smoothed_loss"]
+    figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(table["learning_rate"], table["loss"], ".", color=SOFT, markersize=4)
+    axes.plot(table["learning_rate"], smoothed, color=LEFT)
+    axes.axvline(about["learning_rate"], color=RIGHT, linestyle="--")
+    span = smoothed.iloc[0] - smoothed.min()  # leaves the explosion at the end out of the picture
+    axes.set(xscale="log", ylim=(smoothed.min() - 0.3 * span, smoothed.iloc[0] + span))
+    axes.set_xlabel("learning rate", color=INK)
+    axes.set_ylabel("loss", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(color=SOFT, labelcolor=INK)
+    return as_uri(figure)
 
 
 def _losses(history: pd.DataFrame, about: Mapping[str, Any]) -> str | None:

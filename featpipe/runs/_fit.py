@@ -120,6 +120,7 @@ def fit(
     means: Means | None = None,
     progress: Progress | None = None,
     fold_progress: Progress | None = None,
+    epoch_progress: Progress | None = None,
     tell: Tell | None = None,
 ) -> RunFolder:
     """Run a recipe end to end.
@@ -135,6 +136,8 @@ def fit(
         How to extract, with ``request.extract``.
     progress : callable (images done, images in all), optional
     fold_progress : callable (folds done, folds in all), optional
+    epoch_progress : callable (epochs done, epochs in all), optional
+        Of a tuner's training, where it is in this process.
     tell : callable (text), optional
         Gets a line on dask's workers and dashboard.
 
@@ -160,7 +163,7 @@ def fit(
         refuse_extraction(recipe)
     with claimed(Path(request.out)):
         folder = RunFolder.create(request.out, overwrite=request.overwrite)
-        return _fit_into(folder, request, began, means, progress, fold_progress, tell)
+        return _fit_into(folder, request, began, means, progress, fold_progress, epoch_progress, tell)
 
 
 def refuse_extraction(recipe: Recipe) -> None:
@@ -179,6 +182,7 @@ def _fit_into(
     means: Means | None,
     progress: Progress | None,
     fold_progress: Progress | None,
+    epoch_progress: Progress | None,
     tell: Tell | None,
 ) -> RunFolder:
     recipe = request.recipe
@@ -188,7 +192,7 @@ def _fit_into(
     task = make_task(dataset, recipe, request.target)
     cv = outer_folds(request, dataset)
     folds = _folds(cv, dataset, task)
-    estimator = _estimator(request, dataset, task, folds)
+    estimator = _estimator(request, dataset, task, folds, epoch_progress)
     with _computing(request, task, tell) as place, _refusals_told():
         began_folds = time.perf_counter()
         evaluation = _evaluate(dataset, task, estimator, folds, place, fold_progress)
@@ -281,18 +285,22 @@ def outer_folds(request: FitRequest, dataset: AnyDataset) -> str | int:
     return "splits" if {"train", "test"} <= splits else request.recipe.cv
 
 
-def _estimator(request: FitRequest, dataset: AnyDataset, task: Task, folds: Folds) -> BaseEstimator:
+def _estimator(
+    request: FitRequest, dataset: AnyDataset, task: Task, folds: Folds, epoch_progress: Progress | None
+) -> BaseEstimator:
     """Return the pipeline, told what to read and what to fit to, in its search if the recipe has one."""
     recipe = request.recipe
-    pipeline = clone(recipe.pipeline).set_params(**_where(request, dataset), **task.params)
+    pipeline = clone(recipe.pipeline).set_params(**_where(request, dataset, epoch_progress), **task.params)
     return _searching(pipeline, recipe, undivided_groups(dataset), folds, task)
 
 
-def _where(request: FitRequest, dataset: AnyDataset) -> dict[str, Any]:
+def _where(request: FitRequest, dataset: AnyDataset, epoch_progress: Progress | None) -> dict[str, Any]:
     """Return the parameters of the first step that say where features, or images, are read."""
     tuner = request.recipe.tuner
     if tuner is not None:
+        here = request.n_jobs == 1 and request.dask is None
         how: dict[str, Any] = {"out": request.out, "device": request.device, "trust": request.trust}
+        how["progress"] = epoch_progress if here else None
         return told(tuner, dataset.stimuli, **how)
     return {
         "features__cache": request.cache_path,

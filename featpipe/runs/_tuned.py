@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from sklearn.pipeline import Pipeline
 
@@ -21,16 +20,30 @@ from featpipe.stimuli import StimulusSet
 CHECKPOINTS = "checkpoints"  # folder of a run that is being made: states of trainings, weights of folds
 WEIGHTS = "tuned.safetensors"
 HISTORY = "training_history.csv"
+RANGE_TEST = "range_test.csv"
 # How a tuner's network is asked for, by parameters of `ModelRequest`
 _REQUEST = ("model", "weights", "preprocess", "mean", "std", "image_size", "trust")
 
 
-def told(tuner: Any, stimuli: StimulusSet, *, out: str, device: str, trust: bool) -> dict[str, Any]:
-    """Return the parameters of a pipeline that let its tuner be fitted, here or by a worker in another folder."""
+def told(
+    tuner: Any,
+    stimuli: StimulusSet,
+    *,
+    out: str,
+    device: str,
+    trust: bool,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Any]:
+    """Return the parameters of a pipeline that let its tuner be fitted, here or by a worker in another folder.
+
+    `progress` is called with (epochs done, epochs in all) of each training, where it can be: in this process.
+    """
     request = network_request(tuner).from_anywhere()
     params = {"stimuli": stimuli, "model": request.model, "weights": request.weights}
     if tuner.checkpoints is None:
         params["checkpoints"] = os.path.abspath(Path(out) / CHECKPOINTS)
+    if progress is not None and tuner.callback is None:
+        params["callback"] = lambda epoch: progress(epoch.number, tuner.max_epochs)
     if device != "auto":
         params["device"] = device
     if trust:
@@ -55,7 +68,9 @@ def write_tuned(folder: RunFolder, tuner: Any) -> None:
 
     The tuner that is saved then refers to this checkpoint of the run, whose folder may move.
     """
-    folder.write_csv(HISTORY, pd.DataFrame({name: np.asarray(v) for name, v in tuner.history_.items()}))
+    folder.write_csv(HISTORY, pd.DataFrame(tuner.history_))
+    if (tested := getattr(tuner, "range_test_", None)) is not None:
+        folder.write_csv(RANGE_TEST, pd.DataFrame(tested))
     if has_checkpoint(tuner):
         tuner.save(folder.path / WEIGHTS)
     if tuner.tuned_.file is not None:
@@ -96,7 +111,9 @@ def tuner_record(tuner: Any, before: str) -> dict[str, Any]:
         "n_trained": int(tuner.n_trained_),
         "best_epoch": int(tuner.best_epoch_),
         "n_epochs": int(tuner.n_epochs_),
-        "n_fitted": len(tuner.training_ids_) - len(tuner.validation_ids_),
+        "learning_rate": float(tuner.learning_rate_),
+        "validation_folds": tuner.validation_folds,
+        "n_fitted": len(tuner.training_ids_) - (0 if tuner.validation_folds else len(tuner.validation_ids_)),
         "n_validation": len(tuner.validation_ids_),
     }
 
@@ -109,14 +126,17 @@ def ready(
     Raises
     ------
     RecipeError
-        The network that can be loaded now is not the one that was tuned.
+        The network that can be loaded now is not the one that was tuned; where the run has its weights whole, none
+        is loaded.
     WeightsUnavailable
         Its weights are not where they were.
     """
     params = {"stimuli": stimuli, "checkpoints": str(run.path), "trust": trust}
     params |= {"device": device} | ({} if weights is None else {"weights": weights})
     pipeline.set_params(**_of_tuner(params))
-    refuse_other_network(run, network_request(tuner_of(pipeline)))
+    tuner = tuner_of(pipeline)
+    if tuner.tuned_.file is None:  # what is held is changes of a network that must be there
+        refuse_other_network(run, network_request(tuner))
 
 
 def refuse_other_network(run: RunFolder, request: ModelRequest) -> None:

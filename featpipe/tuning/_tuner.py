@@ -96,6 +96,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     n_epochs_ : int
         Epochs done.
     learning_rate_ : float
+        0 where nothing was trained.
     range_test_ : dict of str to ndarray
         ``learning_rate``, ``loss`` and ``smoothed_loss`` of the range test, where there was one.
     history_ : dict of str to ndarray
@@ -258,7 +259,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
 
     def _train(self, plan: Plan, keeping: Keeping, n_epochs: int) -> Any:
         training = self._training(plan, n_epochs)
-        self.learning_rate_ = training.learning_rate
+        self.learning_rate_ = training.learning_rate if n_epochs else 0.0
         return train(
             plan.module,
             plan.objective,
