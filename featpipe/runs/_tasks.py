@@ -153,11 +153,14 @@ class RDMTask:
         The one that is scored.
     train_on : mapping of str to sequence or mapping, or None
         By parameter of the pipeline, the targets that its step is fitted to.
+    open : frozenset of str
+        Parameters of the pipeline that are None.
     """
 
     dataset: RDMDataset
     target: str
     train_on: Mapping[str, Any]
+    open: frozenset[str] = frozenset()
     kind: str = "rdms"
     by_set: bool = True
     keep_predictions: bool = True
@@ -181,7 +184,9 @@ class RDMTask:
 
     @property
     def params(self) -> dict[str, Any]:
-        return {name: [self.target] for name, targets in self.train_on.items() if targets is None}
+        own = {name: [self.target] for name, targets in self.train_on.items() if targets is None}
+        chosen = {k.replace("__train_on", "__validate_on"): v for k, v in self.train_on.items()}
+        return own | {k: [self.target] for k, v in chosen.items() if k in self.open and self.target in _several(v)}
 
     def scorer(self, name: str) -> Any:
         """Look at the target alone: others may take part in the fit, and would choose for themselves."""
@@ -236,9 +241,11 @@ def make_task(dataset: Dataset | RDMDataset, recipe: Recipe, target: str | None)
             "Recipes of RDMs need layers that know their ids: features__output is "
             f"{recipe.pipeline[0].output!r}; set it to 'blocks'."
         )
-    train_on = {k: v for k, v in recipe.pipeline.get_params().items() if k.endswith("__train_on")}
+    params = recipe.pipeline.get_params()
+    train_on = {k: v for k, v in params.items() if k.endswith("__train_on")}
     _check_trained_on(dataset, train_on)
-    return RDMTask(dataset, chosen_target(dataset, target), train_on)
+    left_open = frozenset(name for name, value in params.items() if value is None)
+    return RDMTask(dataset, chosen_target(dataset, target), train_on, left_open)
 
 
 def _positions_of_masks(dataset: Dataset) -> dict[str, np.ndarray] | None:
