@@ -322,10 +322,9 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         """Return the tuned network as `predict` and `transform` run it."""
         return self._tuned_backbone()
 
-    def _load(self, ids: np.ndarray, layers: Sequence[str] | None = None) -> Any:
+    def _load(self, ids: np.ndarray) -> Any:
         """Return the trained module for some images, in evaluation mode."""
-        layers = self._taps if layers is None else layers
-        body = self._body(self._backbone_to_read(), ids, layers, trained=False)
+        body = self._body(self._backbone_to_read(), ids, self._taps, trained=False)
         module = self._module(body).to(choose_device(self.device))
         module.load_state_dict(
             {name: torch.as_tensor(value) for name, value in self.head_.items()}, strict=False
@@ -334,7 +333,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
 
     def _read(self, ids: np.ndarray, layers: Sequence[str] | None = None) -> list[np.ndarray]:
         """Return some layers of the tuned network for some images, each (n_stimuli, *row), float32."""
-        body = self._load(ids, self._transform_taps if layers is None else layers).body
+        layers = self._transform_taps if layers is None else layers
+        body = self._body(self._backbone_to_read(), ids, layers, trained=False).eval()
         device = choose_device(self.device)
         parts: list[list[np.ndarray]] = []
         with torch.inference_mode(), precision_of("fp32", device):

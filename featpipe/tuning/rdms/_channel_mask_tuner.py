@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.extraction._forward import choose_device, precision_of
 from featpipe.models import Tap
-from featpipe.rsa import RDMs, rdm
+from featpipe.rsa import RDMs
 from featpipe.rsa.mask._measured import measured_pairs
 from featpipe.rsa.mask._objective import LOSSES, Lines
 from featpipe.rsa.mask._problem import pairs_within_sets
@@ -19,7 +19,6 @@ from featpipe.rsa.mask._stage_tuning import stage_tuning
 from featpipe.tuning._plan import Plan
 from featpipe.tuning._stimuli import as_ids
 from featpipe.tuning._training import number, one_of
-from featpipe.tuning._tuner import Bare
 from featpipe.tuning.network import Body
 from featpipe.tuning.rdms._mask_module import EVALUATED, MaskedNetwork, MaskObjective
 from featpipe.tuning.rdms._pairs import PairBatches, StimulusBatches, held_out_rho
@@ -68,6 +67,8 @@ class ChannelMaskTuner(RDMTuner):
         For RDMs with times: all alike; their mean; or one drawn per pair and batch, the middle most often.
     train_on : str or sequence of str, optional
         Targets of y to fit to; all by default.
+    validate_on : str or sequence of str, optional
+        Those of them that choose the epoch by their held-out stimuli; all by default.
     body_learning_rate : float
         Of the network's weights; `learning_rate` is the mask's.
     validation : {"stimuli", "pairs"}
@@ -113,6 +114,7 @@ class ChannelMaskTuner(RDMTuner):
         line=False,
         time_sampling=None,
         train_on=None,
+        validate_on=None,
         body_learning_rate=1e-4,
         validation="stimuli",
         sampling="pairs",
@@ -161,6 +163,7 @@ class ChannelMaskTuner(RDMTuner):
         self.line = line
         self.time_sampling = time_sampling
         self.train_on = train_on
+        self.validate_on = validate_on
         self.body_learning_rate = body_learning_rate
         self.validation = validation
         self.sampling = sampling
@@ -206,7 +209,7 @@ class ChannelMaskTuner(RDMTuner):
         With `transform_layers` those layers of the tuned network instead, without a mask.
         """
         check_is_fitted(self)
-        return self._embedding(as_ids(X)) if self.transform_layers is None else super().transform(X)
+        return self._predicting(as_ids(X)) if self.transform_layers is None else super().transform(X)
 
     @property
     def stage_tuning_(self):
@@ -214,15 +217,11 @@ class ChannelMaskTuner(RDMTuner):
         check_is_fitted(self)
         return stage_tuning(self.coef_, self.coef_layer_, self.layers_)
 
-    def _embedding(self, ids: np.ndarray) -> np.ndarray:
-        module = self._load(ids, self._taps)
+    def _predicting(self, ids: np.ndarray) -> np.ndarray:
+        module = self._load(ids)
         with torch.inference_mode(), precision_of("fp32", choose_device(self.device)):
             parts = [module(rows).cpu().numpy() for rows in torch.arange(len(ids)).split(EVALUATED)]
         return np.concatenate(parts)
-
-    def _dissimilarities(self, ids: np.ndarray) -> np.ndarray:
-        values = rdm(self._embedding(ids), "correlation").values[0]
-        return np.where(np.isnan(values), 1.0, values)  # a constant embedding correlates with nothing
 
     def _plan(
         self, body: Body, ids: np.ndarray, y: RDMs, rows: np.ndarray, held_out: np.ndarray | None
@@ -251,12 +250,13 @@ class ChannelMaskTuner(RDMTuner):
         """Return the pairs to fit to, and the RDMs and rows that choose the epoch."""
         first, second = pairs_within_sets(y, rows)
         if self.validation == "stimuli" or self.validation_fraction == 0:
-            return (first, second), None if held_out is None else (y, held_out)
+            return (first, second), None if held_out is None else (self._validated(y), held_out)
         n_pairs = len(first)
         drawn = np.random.default_rng(self.seed).permutation(n_pairs)
         out = np.isin(np.arange(n_pairs), drawn[: round(self.validation_fraction * n_pairs)])
         held = square((first[out], second[out]), len(y))
-        watched = y.with_upper(np.where(held, y.values, np.nan)[:, *np.triu_indices(len(y), 1)])
+        own = self._validated(y)
+        watched = own.with_upper(np.where(held, own.values, np.nan)[:, *np.triu_indices(len(y), 1)])
         return (first[~out], second[~out]), (watched, np.arange(len(y)))
 
     def _batches(self, sets: np.ndarray, pairs: Pairs) -> PairBatches | StimulusBatches:
@@ -271,8 +271,7 @@ class ChannelMaskTuner(RDMTuner):
         return [*groups, {"params": body, "lr": self.body_learning_rate}] if body else groups
 
     def _module(self, body: Body) -> torch.nn.Module:
-        module = MaskedNetwork(body)
-        return module if len(module.coef) == len(self.coef_) else Bare(body)  # other layers have no mask
+        return MaskedNetwork(body)
 
     def _splits(self, ids: np.ndarray, groups: Any) -> list[tuple[np.ndarray, np.ndarray | None]]:
         if self.validation != "pairs":

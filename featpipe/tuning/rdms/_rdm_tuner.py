@@ -14,7 +14,7 @@ from featpipe.tuning._tuner import Tuner
 
 
 class RDMTuner(Tuner):
-    """A tuner whose target is `RDMs` of the ids; it has a parameter `train_on`."""
+    """A tuner whose target is `RDMs` of the ids; it has parameters `train_on` and `validate_on`."""
 
     def predict(self, X) -> RDMs:
         """Return the predicted dissimilarities of all pairs, also across stimulus sets, as one RDM."""
@@ -29,8 +29,13 @@ class RDMTuner(Tuner):
         return float(np.nanmean(rdm_rho(measured, self.predict(X))))
 
     def _dissimilarities(self, ids: np.ndarray) -> np.ndarray:
-        """Return 1 - r over the features of all pairs, (n_stimuli, n_stimuli)."""
-        return np.asarray(rdm(self.transform(ids), "correlation").values[0])
+        """Return 1 - r over the features that predict, of all pairs, (n_stimuli, n_stimuli)."""
+        values = rdm(self._predicting(ids), "correlation").values[0]
+        return np.where(np.isnan(values), 1.0, values)  # constant features correlate with nothing
+
+    def _predicting(self, ids: np.ndarray) -> np.ndarray:
+        """Return the features whose correlations are the prediction, (n_stimuli, n_features)."""
+        raise NotImplementedError
 
     def _check_y(self, y: Any, ids: np.ndarray) -> RDMs:
         if not isinstance(y, RDMs):
@@ -44,4 +49,9 @@ class RDMTuner(Tuner):
                 f"{y.ids[0]!r}. Select the RDMs with y.take(ids)."
             )
         wanted = [self.train_on] if isinstance(self.train_on, str) else self.train_on
+        return y if wanted is None else y.select(targets=wanted)
+
+    def _validated(self, y: RDMs) -> RDMs:
+        """Return the RDMs that choose the epoch, of those that are fitted to."""
+        wanted = [self.validate_on] if isinstance(self.validate_on, str) else self.validate_on
         return y if wanted is None else y.select(targets=wanted)

@@ -44,7 +44,7 @@ class SiameseTuner(RDMTuner):
 
     Parameters
     ----------
-    model, layer, and all after `train_on`
+    model, layer, and all after `validate_on`
         See `Tuner`. The defaults are the report's: SGD at .005, batches of 32 pairs.
     loss : {"squared", "correlation"}
     sampling : {"pairs", "stimuli"}
@@ -63,6 +63,8 @@ class SiameseTuner(RDMTuner):
         does, instead of averaging the map down to the trained size, as torchvision does.
     train_on : str or sequence of str, optional
         Targets of y to fit to; all by default.
+    validate_on : str or sequence of str, optional
+        Those of them that choose the epoch by their held-out stimuli; all by default.
 
     Attributes
     ----------
@@ -87,6 +89,7 @@ class SiameseTuner(RDMTuner):
         predict_size=None,
         fully_convolutional=False,
         train_on=None,
+        validate_on=None,
         weights="default",
         model_args=None,
         preprocess="whole",
@@ -133,6 +136,7 @@ class SiameseTuner(RDMTuner):
         self.predict_size = predict_size
         self.fully_convolutional = fully_convolutional
         self.train_on = train_on
+        self.validate_on = validate_on
         self.weights = weights
         self.model_args = model_args
         self.preprocess = preprocess
@@ -181,6 +185,10 @@ class SiameseTuner(RDMTuner):
     def _transform_taps(self) -> list[str]:
         return [self.layer_] if self.transform_layers is None else texts(self.transform_layers)
 
+    def _predicting(self, ids: np.ndarray) -> np.ndarray:
+        features = self._read(ids, [self.layer_])[0]  # whatever layers `transform` is asked for
+        return features.reshape(len(features), -1)
+
     def _backbone_to_read(self) -> Backbone:
         request = network_request(self)
         if self.predict_size is not None:
@@ -208,14 +216,15 @@ class SiameseTuner(RDMTuner):
         else:
             batches = StimulusBatches(y.sets, rows, self.batch_size)
         module = Bare(body)
-        score = None if held_out is None else held_out_rho(y, held_out, _Predicted(module, 0))
+        score = None if held_out is None else held_out_rho(self._validated(y), held_out, _Predicted(module, 0))
         return Plan(module, PairLoss(module, targets, y.sets, self.loss), batches, score)
 
     def _judge(self, plan: Plan, y: RDMs, held_out: np.ndarray | None) -> np.ndarray | None:
         if held_out is None or len(self._candidates) == 1:
             return None
         places = [self._taps.index(name) for name in self._candidates]
-        losses = [held_out_rho(y, held_out, _Predicted(plan.module, place))() for place in places]
+        watched = self._validated(y)
+        losses = [held_out_rho(watched, held_out, _Predicted(plan.module, place))() for place in places]
         return np.concatenate(losses)
 
     def _choose(self, judged: np.ndarray | None) -> None:

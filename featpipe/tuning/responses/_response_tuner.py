@@ -152,7 +152,7 @@ class ResponseTuner(FitsResponses):
         """
         check_is_fitted(self)
         ids, device = as_ids(X), choose_device(self.device)
-        module = self._load(ids, self._taps)
+        module = self._load(ids)
         with torch.inference_mode(), precision_of("fp32", device):
             parts = [module.predict(rows) for rows in torch.arange(len(ids)).split(_BATCH)]
         predicted = torch.cat(parts).cpu().numpy()

@@ -239,6 +239,13 @@ def test_refuses_what_cannot_be(tuner, ids, given, message):
         tuner(**given).fit(ids[:40], _noise(ids)[:40])
 
 
+def test_layers_for_others_need_no_head(tuner, ids):
+    y = _noise(ids)[:40]
+    fitted = tuner(max_epochs=1, transform_layers=["stem:mean"]).fit(y.ids, y)
+    assert fitted.transform(ids[:2]).shape == (2, 8)
+    assert fitted.predict(ids[:2]) == fitted.set_params(transform_layers=None).predict(ids[:2])
+
+
 @pytest.mark.data
 def test_on_real_dissimilarities_the_head_learns_and_predicts_in_their_units(real_data):
     data = load_dataset(f"algonauts2019:{real_data / 'algonauts2019'}")

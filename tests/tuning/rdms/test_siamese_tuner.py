@@ -194,3 +194,20 @@ def test_responses_are_no_rdms(tuner):
 def test_rdms_of_other_ids_are_refused(tuner, hidden):
     with pytest.raises(RequestError, match=r"y\.take\(ids\)"):
         tuner.fit(hidden.ids[::-1], hidden)
+
+
+def test_layers_for_others_do_not_change_the_prediction(tuner, hidden):
+    fitted = tuner.set_params(max_epochs=1).fit(hidden.ids, hidden)
+    predicted = fitted.predict(hidden.ids)
+    assert fitted.set_params(transform_layers=["stem:mean"]).predict(hidden.ids) == predicted
+    assert fitted.transform(hidden.ids[:2]).shape == (2, 8)
+
+
+def test_constant_features_correlate_with_nothing(tuner, hidden):
+    fitted = tuner.set_params(max_epochs=0).fit(hidden.ids, hidden)
+    features = fitted._predicting(hidden.ids)
+    features[3] = 1.0
+    fitted._predicting = lambda ids: features
+    values = fitted.predict(hidden.ids).values[0]
+    assert (np.delete(values[3], 3) == 1).all()
+    assert np.isfinite(values).all()
