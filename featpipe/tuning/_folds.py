@@ -39,9 +39,11 @@ def held_out_of_each_set(
     for name in np.unique(sets):
         own = np.flatnonzero(sets == name)
         parts.append(hold_out(own, fraction, seed=seed, groups=groups[own]))
-    fitted = np.sort(np.concatenate([part[0] for part in parts]))
     stopping = [part[1] for part in parts if part[1] is not None]
-    return fitted, np.sort(np.concatenate(stopping)) if stopping else None
+    if not stopping:
+        return np.arange(len(ids)), None
+    held_out = np.isin(groups, groups[np.concatenate(stopping)])  # a group may have stimuli in several sets
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
 def dealt_out(
