@@ -18,7 +18,9 @@ from featpipe.spec import canonical_json
 from featpipe.tuning.network import Body
 
 # Parameters that cannot change a weight
-_ELSEWHERE = {"stimuli", "checkpoints", "callback", "trust", "cross_fit", "transform_layers"}
+_ELSEWHERE = {"stimuli", "checkpoints", "callback", "trust", "cross_fit", "transform_layers", "device"}
+# Those of the network count by what they come to: a file may have moved
+_NETWORK = {"model", "weights", "model_args", "preprocess", "image_size", "mean", "std"}
 
 
 class TunedWeights:
@@ -120,15 +122,17 @@ def network_request(tuner: Any) -> ModelRequest:
 
 def fingerprint(tuner: Any, body: Body, backbone: Backbone, ids: np.ndarray, y: Any, rows: np.ndarray) -> str:
     """Return a digest of all that decides the result of a training: parameters, weights, images, measurements."""
-    params = {k: repr(v) for k, v in sorted(tuner.get_params(deep=False).items()) if k not in _ELSEWHERE}
+    unseen = _ELSEWHERE | _NETWORK
+    params = {k: repr(v) for k, v in sorted(tuner.get_params(deep=False).items()) if k not in unseen}
+    card = backbone.card
     about = {
         "tuner": type(tuner).__name__,
         "params": params,
-        "weights": backbone.card.weights,
-        "preprocessing": backbone.card.preprocessing.to_json(),
+        "network": [card.architecture, dict(card.model_args), card.code, card.weights],
+        "preprocessing": card.preprocessing.to_json(),
         "images": list(zip(ids.tolist(), body.images.sha256, strict=True)),
         "rows": rows.tolist(),
-        "labels": [list(y.subjects), list(y.targets)] if isinstance(y, RDMs) else [],
+        "labels": [list(y.subjects), list(y.targets), list(y.times or ())] if isinstance(y, RDMs) else [],
     }
     values = np.ascontiguousarray(y.values if isinstance(y, RDMs) else y)
     digest = hashlib.sha256(canonical_json(about))

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from featpipe.extraction._forward import choose_device, precision_of
+from featpipe.model_selection import merge_groups
 from featpipe.models import Backbone, load, save_checkpoint
 from featpipe.tuning._folds import dealt_out, held_out_of_each_set
 from featpipe.tuning._loop import train
@@ -30,6 +31,7 @@ _TRAINING = (
     *("batch_size", "max_epochs", "patience", "min_epochs", "clip", "precision", "seed", "device"),
 )
 _BATCH = 32  # images, where no gradient is needed
+_OF_SOME_FITS = {"fold_losses_", "range_test_"}  # attributes that depend on how it is fitted
 
 
 class Tuner(TransformerMixin, BaseEstimator, ABC):
@@ -97,6 +99,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         Epochs done.
     learning_rate_ : float
         0 where nothing was trained.
+    fold_losses_ : ndarray of shape (n_folds, 1 + n_epochs)
+        With `validation_folds`: what is to be lowest, by epoch from 0 on; NaN after a fold's training diverged.
     range_test_ : dict of str to ndarray
         ``learning_rate``, ``loss`` and ``smoothed_loss`` of the range test, where there was one.
     history_ : dict of str to ndarray
@@ -121,7 +125,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             Ids.
         y : RDMs, or array of shape (n_stimuli, n_targets)
         groups : array of shape (n_stimuli,), optional
-            Stimuli of one group all choose the epoch, or none.
+            Stimuli of one group all choose the epoch, or none; so do those that show one image.
 
         Returns
         -------
@@ -136,9 +140,11 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         WorkError
             The training diverged in its first epoch.
         """
+        for name in _OF_SOME_FITS & vars(self).keys():
+            delattr(self, name)
         ids = as_ids(X)
         y = self._check_y(y, ids)
-        splits = self._splits(ids, groups)
+        splits = self._splits(ids, self._undivided(ids, groups))
         if len(splits) == 1:
             self._fit(ids, y, *splits[0], self.max_epochs)
         else:
@@ -165,12 +171,12 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         ids = as_ids(X)
         if self.max_epochs == 0:  # nothing was made for anything
             return self.fit(ids, y, groups=groups).transform(ids)
-        groups = None if groups is None else np.asarray(groups)
+        measured, groups = self._check_y(y, ids), self._undivided(ids, groups)
         folds = dealt_out(ids, self.cross_fit, seed=self.seed, groups=groups)
         parts = []
         for others, own in folds:
-            part = clone(self).fit(ids[others], y[others, ...], None if groups is None else groups[others])
-            parts.append(part.transform(ids[own]))
+            of_others = None if groups is None else groups[others]
+            parts.append(clone(self).fit(ids[others], measured[others, ...], of_others).transform(ids[own]))
         features = np.empty((len(ids), parts[0].shape[1]), dtype=np.float32)
         for (_, own), rows in zip(folds, parts, strict=True):
             features[own] = rows
@@ -219,6 +225,15 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     def _choose(self, judged: np.ndarray | None) -> None:
         """Choose by what `_judge` said, or by its mean over folds."""
 
+    def _undivided(self, ids: np.ndarray, groups: Any) -> np.ndarray | None:
+        """Return the groups that no split may divide: those given, and ids that show one image."""
+        stimuli = open_stimuli(self.stimuli)
+        place = stimuli.manifest.rows
+        shown = [stimuli.sha256[place[name]] if name in place else name for name in ids.tolist()]
+        merged = merge_groups(ids if groups is None else groups, shown)
+        own = None if groups is None else np.asarray(groups)
+        return own if len(np.unique(merged)) == len(np.unique(ids if own is None else own)) else merged
+
     def _splits(self, ids: np.ndarray, groups: Any) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Return (rows to fit, rows to choose the epoch by): once, or for each fold."""
         if self.validation_folds is None:
@@ -251,8 +266,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             fold = clone(self).set_params(patience=None)
             judged.append(fold._fit(ids, y, rows, held_out, self.max_epochs))
             losses.append(fold.history_["validation_loss"])
-        self.fold_losses_ = np.stack(losses)  # (n_folds, 1 + n_epochs)
-        curve = self.fold_losses_.mean(axis=0)
+        self.fold_losses_ = side_by_side(losses)  # (n_folds, 1 + n_epochs)
+        curve = self.fold_losses_.mean(axis=0)  # NaN from where the first fold has diverged
         self._fit(ids, y, np.arange(len(ids)), None, int(np.nanargmin(curve)))
         self.history_["validation_loss"] = curve[: len(self.history_["epoch"])]
         self._choose(None if judged[0] is None else np.mean(judged, axis=0))
@@ -357,6 +372,12 @@ def head_of(module: torch.nn.Module) -> dict[str, np.ndarray]:
     return {
         name: value.detach().cpu().numpy() for name, value in state.items() if not name.startswith("body.")
     }
+
+
+def side_by_side(curves: Sequence[np.ndarray]) -> np.ndarray:
+    """Return losses by epoch as (n_curves, n_epochs), NaN behind those that ended early."""
+    longest = max(map(len, curves))
+    return np.stack([np.pad(curve, (0, longest - len(curve)), constant_values=np.nan) for curve in curves])
 
 
 def texts(layers: str | Sequence[str]) -> list[str]:

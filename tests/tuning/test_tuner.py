@@ -5,7 +5,9 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
@@ -17,6 +19,8 @@ from featpipe.rsa import RDMs
 from featpipe.spec import LayerRequest
 from featpipe.stimuli import StimulusSet
 from featpipe.store import FeatureCache
+from featpipe.testing import make_images
+from featpipe.tuning import ResponseTuner
 from featpipe.tuning._folds import dealt_out
 
 
@@ -198,3 +202,91 @@ def test_fewer_epochs_than_planned_are_the_first_of_the_schedule(tuner, rdms):
     assert (
         tuner.history_["learning_rate"][1:].tolist() == whole.history_["learning_rate"][1:n_epochs].tolist()
     )
+
+
+def test_attributes_of_an_earlier_fit_are_gone(tuner, rdms):
+    tuner.set_params(max_epochs=1, validation_folds=2, learning_rate="auto").fit(rdms.ids, rdms)
+    assert tuner.fold_losses_.shape == (2, 2)
+    tuner.set_params(validation_folds=None, learning_rate=1e-3).fit(rdms.ids, rdms)
+    assert not {"fold_losses_", "range_test_"} & set(vars(tuner))
+
+
+def test_a_fold_that_diverges_ends_the_curve_of_all(tuner, rdms, monkeypatch):
+    """No epoch counts that a fold did not reach."""
+    curves = iter([[0.3, 0.2, 0.1, 0.0], [0.3, 0.2, np.nan], [0.3, 0.4, 0.1, 0.0]])
+    first = type(tuner)._note
+
+    def note(self, history, plan):
+        first(self, history, plan)
+        self.history_["validation_loss"] = np.array(next(curves, [np.nan] * 4))
+
+    monkeypatch.setattr(type(tuner), "_note", note)
+    tuner.set_params(validation_folds=3).fit(rdms.ids, rdms)
+    assert np.isnan(tuner.fold_losses_[1, 2:]).all()
+    assert tuner.best_epoch_ == tuner.n_epochs_ == 1
+
+
+@pytest.mark.parametrize("form", [np.asarray, pd.DataFrame, np.ndarray.tolist])
+def test_responses_of_any_form_are_cross_fitted(stimuli, form):
+    Y = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
+    how = {"weights": "random:0", "image_size": 32, "stimuli": stimuli, "device": "cpu"}
+    tuner = ResponseTuner("timm:test_resnet", "layer2:mean", max_epochs=1, validation_fraction=0.2, **how)
+    ids = np.array(stimuli.ids)
+    expected = clone(tuner).fit_transform(ids, Y)
+    assert np.array_equal(clone(tuner).fit_transform(ids, form(Y)), expected)
+
+
+def state_of(tuner, rdms, folder):
+    """Return the name that a training goes by."""
+    clone(tuner).set_params(checkpoints=folder, max_epochs=1).fit(rdms.ids, rdms)
+    (name,) = {file.name.split(".")[0] for file in folder.iterdir()}
+    return name
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"weights": "random:1"},
+        {"image_size": 40},
+        {"preprocess": "model"},
+        {"mean": (0.1, 0.2, 0.3)},
+        {"layer": "layer1:mean"},
+        {"learning_rate": 1e-4},
+        {"seed": 1},
+        {"validation_fraction": 0.4},
+        {"frozen": "..layer1"},
+    ],
+)
+def test_what_decides_the_result_begins_another_training(tuner, rdms, tmp_path, changed):
+    before = state_of(tuner, rdms, tmp_path / "a")
+    assert state_of(clone(tuner).set_params(**changed), rdms, tmp_path / "b") != before
+
+
+def test_other_measurements_and_images_begin_another_training(tuner, rdms, tmp_path):
+    before = state_of(tuner, rdms, tmp_path / "a")
+    values = rdms.values.copy()
+    values[0, 0, 1] = values[0, 1, 0] = 0.9
+    assert state_of(tuner, RDMs(values, rdms.ids), tmp_path / "b") != before
+    times = {"subjects": ["one"] * 3, "targets": ["MEG"] * 3}
+    names = [
+        state_of(tuner, RDMs(rdms.values, rdms.ids, times=order, **times), tmp_path / str(order[0]))
+        for order in ([0, 1, 2], [2, 1, 0])
+    ]
+    assert len({before, *names}) == 3
+    make_images(tmp_path / "other", [f"{name}.png" for name in rdms.ids[::-1]])
+    other = StimulusSet.from_source(tmp_path / "other")
+    assert state_of(clone(tuner).set_params(stimuli=other), rdms, tmp_path / "c") != before
+
+
+def test_where_things_are_begins_no_other_training(tuner, rdms, tmp_path):
+    before = state_of(tuner, rdms, tmp_path / "a")
+    trained(tuner, rdms).save(tmp_path / "one.safetensors")
+    moved = clone(tuner).set_params(stimuli=tuner.stimuli, callback=print, cross_fit=3, device="auto")
+    if not torch.cuda.is_available():
+        assert state_of(moved, rdms, tmp_path / "b") == before
+    (tmp_path / "two.safetensors").write_bytes((tmp_path / "one.safetensors").read_bytes())
+    files = [
+        clone(tuner).set_params(model=f"local:{tmp_path / n}.safetensors", weights="default")
+        for n in ("one", "two")
+    ]
+    assert len({state_of(each, rdms, tmp_path / f"of_{n}") for n, each in enumerate(files)}) == 1
