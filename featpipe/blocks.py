@@ -37,6 +37,9 @@ class LayerBlocks:
     images : callable (layer position, ids) -> sequence of str, optional
         Digest of the image behind each row, for whoever keeps statistics by id: elsewhere an id may mean another
         image. Raises `LookupError` as `read` does.
+    held_out : sequence of str, optional
+        Of layers that were fitted to the responses to these stimuli, as a tuner's: ids that were not fitted to. Only
+        on them may a penalty be chosen. None: the layers know nothing of responses.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class LayerBlocks:
         stream: Callable[[int, np.ndarray], np.ndarray] | None = None,
         views: Sequence[LayerBlocks] = (),
         images: Callable[[int, np.ndarray], Sequence[str]] | None = None,
+        held_out: Sequence[str] | np.ndarray | None = None,
     ) -> None:
         self.ids = np.asarray(ids)
         self.names = tuple(names)
@@ -60,6 +64,7 @@ class LayerBlocks:
         self._read = read
         self._stream = stream or _Copies(read).stream
         self.images = images
+        self.held_out = None if held_out is None else np.asarray(held_out, dtype=str)
         self.views = tuple(views)
         for number, view in enumerate(self.views, 1):
             if view.names != self.names or not np.array_equal(view.ids, self.ids):
@@ -80,7 +85,7 @@ class LayerBlocks:
         Raises
         ------
         RequestError
-            The parts have other ids, in another order, or not equally many views.
+            The parts have other ids, in another order, or not equally many views, or are of tuned networks.
         """
         if not parts:
             raise RequestError("There is nothing to join; give at least one (name, LayerBlocks).")
@@ -91,6 +96,10 @@ class LayerBlocks:
                     f"{first!r} has {len(one)} stimuli in {len(one.views)} views and {name!r} has {len(other)} in "
                     f"{len(other.views)}: to be joined, they need the same ids in the same order, and as many views."
                 )
+        if any(blocks.held_out is not None for _, blocks in parts):
+            raise RequestError(
+                "Layers of a tuned network cannot be joined with others: extract and cache them first."
+            )
         places = [(blocks, position) for _, blocks in parts for position in range(len(blocks.names))]
         return cls(
             one.ids,
@@ -143,6 +152,7 @@ class LayerBlocks:
             stream=self._stream,
             views=[view[rows] for view in self.views],
             images=self.images,
+            held_out=self.held_out,
         )
 
     def select(self, layers: Sequence[str]) -> LayerBlocks:
@@ -175,6 +185,7 @@ class LayerBlocks:
             stream=_Places(places).stream,
             images=_images_of(places),
             views=[view.select(layers) for view in self.views],
+            held_out=self.held_out,
         )
 
     def read(self, layer: int, ids: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
 """AlexNet tuned by contrasting its outputs with the responses to the images, and ridge on the tuned features.
 
-    featpipe fit mulrooney2023_contrastive --data algonauts2023:DIR --subject 1 --target EBA --out contrastive
-    featpipe fit mulrooney2023_contrastive --variant regression --data algonauts2023:DIR --subject 1 --target EBA --out regressed
-    featpipe fit mulrooney2023_contrastive --variant untuned --data algonauts2023:DIR --subject 1 --target EBA --out untuned
+    featpipe fit mulrooney2023_contrastive --data algonauts2023:DIR --subject 1 --target EBA --out cl
+    featpipe fit mulrooney2023_contrastive --variant regression --data algonauts2023:DIR --subject 1 --target EBA --out mse
+    featpipe fit mulrooney2023_contrastive --variant untuned --data algonauts2023:DIR --subject 1 --target EBA --out raw
+    featpipe compare-runs raw mse cl
 
 The features are AlexNet's 1000 outputs. The loss is the report's equation 1 over batches of 1024: responses are the
-anchors, and the image that belongs to a response is not in its denominator. A penalty is chosen on features of networks
-that were tuned on other stimuli. `untuned` is the control, `regression` the network regressed directly onto the
+anchors, and the image that belongs to a response is not in its denominator. Epoch and penalties are chosen by a tenth of
+the training stimuli that the network was not tuned to (--set tuner__validation_fraction=0.2). `untuned` is the control, `regression` the network regressed directly onto the
 responses. The report leaves temperature, learning rates and number of epochs open; those here are the estimators'.
 Without `--target` all responses tune one network; the report has a network for each ROI.
 """
@@ -20,8 +21,10 @@ from featpipe.tuning.responses import ContrastiveTuner, ResponseTuner
 ALEXNET = ("torchvision:alexnet", "output")
 
 
-def encoding(tuner):
-    return Pipeline([("tuner", tuner), ("scale", LayerScaler()), ("ridge", RidgeEncoder())])
+def encoding(tuner, **params):
+    one_network = {"output": "blocks", "cross_fit": None}
+    scale, ridge = LayerScaler(output="blocks"), RidgeEncoder(cv="held-out")
+    return Pipeline([("tuner", tuner(*ALEXNET, **one_network, **params)), ("scale", scale), ("ridge", ridge)])
 
 
 RECIPE = Recipe(
@@ -31,9 +34,9 @@ RECIPE = Recipe(
         "'Contrastive Learning Network' (equation 1) and 'Linear encoding models'."
     ),
     data=("algonauts2023", "table", "synthetic"),
-    pipeline=encoding(ContrastiveTuner(*ALEXNET, batch_size=1024, micro_batch=128)),
+    pipeline=encoding(ContrastiveTuner, batch_size=1024, micro_batch=128),
     variants={
-        "untuned": encoding(ContrastiveTuner(*ALEXNET, max_epochs=0)),
-        "regression": encoding(ResponseTuner(*ALEXNET)),
+        "untuned": encoding(ContrastiveTuner, max_epochs=0),
+        "regression": encoding(ResponseTuner),
     },
 )

@@ -11,10 +11,25 @@ from featpipe.encoding.ridge._ridge import Split
 from featpipe.errors import RequestError
 
 CLOSED_FORMS = ("loo", "gcv")
+HELD_OUT = "held-out"
 
 
-def inner_splits(cv, X, y, groups) -> list[Split]:
-    """Return the folds of a search as (rows to fit, rows to score); an int shuffles, or respects groups."""
+def held_out_split(X) -> Split | None:
+    """Return (rows that layers were tuned to, rows that they were not), None of layers that know no responses."""
+    held_out = getattr(X, "held_out", None)
+    if held_out is None:
+        return None
+    out = np.isin(X.ids, held_out)
+    return np.flatnonzero(~out), np.flatnonzero(out)
+
+
+def inner_splits(cv, X, y, groups, tuned: Split | None = None) -> list[Split]:
+    """Return the folds of a search as (rows to fit, rows to score); an int shuffles, or respects groups.
+
+    "held-out" is one fold, `tuned`: stimuli that the features were tuned to, and those that they were not.
+    """
+    if isinstance(cv, str) and cv == HELD_OUT:
+        return [_check_tuned(tuned)]
     if isinstance(cv, int | np.integer):
         if cv < 2:
             raise RequestError(
@@ -32,9 +47,24 @@ def inner_splits(cv, X, y, groups) -> list[Split]:
         cv = KFold(cv, shuffle=True, random_state=0) if groups is None else GroupKFold(cv)
     elif isinstance(cv, str | float) or (isinstance(cv, list) and not all(map(_is_split, cv))):
         raise RequestError(
-            f"cv must be a number of folds, a splitter, a list of folds, 'loo' or 'gcv', got {cv!r}."
+            f"cv must be a number of folds, a splitter, a list of folds, 'loo', 'gcv' or 'held-out', got {cv!r}."
         )
     return list(check_cv(cv).split(X, y, groups))
+
+
+def _check_tuned(tuned: Split | None) -> Split:
+    if tuned is None:
+        raise RequestError(
+            "cv='held-out' chooses on stimuli that a tuner held out, and these features come from none. Set cv to a "
+            "number of folds, or output='blocks' and cross_fit=None in the tuner."
+        )
+    if min(map(len, tuned)) < 2:
+        raise RequestError(
+            f"cv='held-out' chooses on stimuli that the tuner held out: {len(tuned[1])} of {sum(map(len, tuned))}. At "
+            "least two are needed, and two others to fit: set validation_fraction in the tuner, and no "
+            "validation_folds."
+        )
+    return tuned
 
 
 def _is_split(fold) -> bool:

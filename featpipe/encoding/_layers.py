@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from featpipe.blocks import LayerBlocks
+from featpipe.encoding._folds import HELD_OUT
 from featpipe.errors import RequestError
 
 
@@ -50,14 +51,26 @@ def check_layers(estimator, X, *, reset: bool) -> None:
     Raises
     ------
     RequestError
-        Other layers than those fitted, or the same in another order.
+        Other layers than those fitted, or the same in another order; or, at `reset`, layers that were tuned to the
+        responses before an estimator that would choose on them.
     """
     layers = tuple(zip(X.names, X.widths, strict=True)) if isinstance(X, LayerBlocks) else None
     if reset:
+        check_search(estimator, X, searches=getattr(estimator, "alpha", None) is None)
         estimator.layers_ = layers
     elif layers is not None and estimator.layers_ is not None and layers != estimator.layers_:
         raise RequestError(
             f"{type(estimator).__name__} was fitted to layers {estimator.layers_}, but got {layers}."
+        )
+
+
+def check_search(estimator, X, *, searches: bool = True) -> None:
+    """Refuse a choice on features that were tuned to these very responses; raises `RequestError`."""
+    if searches and getattr(X, "held_out", None) is not None and getattr(estimator, "cv", None) != HELD_OUT:
+        raise RequestError(
+            f"{type(estimator).__name__} would choose on features that were tuned to these very responses. Set "
+            "cv='held-out' in RidgeEncoder or BandedRidge, which chooses on the stimuli that the tuner held out, or a "
+            "number of folds as cross_fit in the tuner."
         )
 
 

@@ -132,6 +132,11 @@ class LayerScaler(TransformerMixin, BaseEstimator):
                 f"The scaler gives blocks only for LayerBlocks, and got {type(X).__name__}. Set output='matrix' here, "
                 "or output='blocks' in the features as well."
             )
+        if self.output == "matrix" and isinstance(X, LayerBlocks) and X.held_out is not None:
+            raise RequestError(
+                "These layers were tuned to the responses, and a matrix would not say to which stimuli. Set "
+                "output='blocks' in the scaler, and cv='held-out' in what chooses penalties."
+            )
 
     def _by_layer(self, X: LayerBlocks) -> list[list[np.ndarray | None]]:
         """Return what to subtract from each layer, and what to divide it by, in the shape of its rows."""
@@ -198,6 +203,7 @@ def scaled_blocks(
         stream=_ScaledRows(blocks._stream, False, means, scales).read,
         views=[scaled_blocks(view, means, scales) for view in blocks.views],
         images=blocks.images,
+        held_out=blocks.held_out,
     )
 
 

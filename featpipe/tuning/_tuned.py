@@ -18,7 +18,16 @@ from featpipe.spec import canonical_json
 from featpipe.tuning.network import Body
 
 # Parameters that cannot change a weight
-_ELSEWHERE = {"stimuli", "checkpoints", "callback", "trust", "cross_fit", "transform_layers", "device"}
+_ELSEWHERE = {
+    "stimuli",
+    "checkpoints",
+    "callback",
+    "trust",
+    "cross_fit",
+    "output",
+    "transform_layers",
+    "device",
+}
 # Those of the network count by what they come to: a file may have moved
 _NETWORK = {"model", "weights", "model_args", "preprocess", "image_size", "mean", "std"}
 

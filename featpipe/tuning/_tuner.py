@@ -13,24 +13,28 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from featpipe.blocks import LayerBlocks
+from featpipe.errors import RequestError
 from featpipe.extraction._forward import choose_device, precision_of
 from featpipe.model_selection import merge_groups
 from featpipe.models import Backbone, load, save_checkpoint
+from featpipe.tuning._features import Layers, as_blocks, as_matrix
 from featpipe.tuning._folds import dealt_out, held_out_of_each_set
 from featpipe.tuning._loop import train
 from featpipe.tuning._plan import Plan
 from featpipe.tuning._range_test import range_test
 from featpipe.tuning._stimuli import as_ids, open_stimuli
-from featpipe.tuning._training import Training
+from featpipe.tuning._training import Training, one_of
 from featpipe.tuning._tuned import Keeping, fingerprint, network_request
 from featpipe.tuning.images import Images
-from featpipe.tuning.network import Body, taps_of
+from featpipe.tuning.network import Body, label_of, taps_of
 
 _TRAINING = (
     *("optimiser", "learning_rate", "momentum", "weight_decay", "schedule", "decay", "decay_every"),
     *("batch_size", "max_epochs", "patience", "min_epochs", "clip", "precision", "seed", "device"),
 )
 _BATCH = 32  # images, where no gradient is needed
+OUTPUTS = ("matrix", "blocks")
 _OF_SOME_FITS = {"fold_losses_", "range_test_"}  # attributes that depend on how it is fitted
 
 
@@ -78,8 +82,12 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     validation_folds : int, optional
         Instead: train once per fold, and then on all stimuli for the number of epochs that is best on average over
         the held-out folds. Better than one share where stimuli are few, and so many times as long.
-    cross_fit : int
-        Folds of `fit_transform`.
+    output : {"matrix", "blocks"}
+        What `transform` gives: layers side by side, or `LayerBlocks`.
+    cross_fit : int or None
+        Folds of `fit_transform`; each stimulus gets features of a network that was not tuned to it, which is so many
+        times the work and gives the next step rows of several networks. None gives features of the one network, with
+        which stimuli it held out, for ``cv="held-out"`` of `RidgeEncoder` and `BandedRidge`; needs ``output="blocks"``.
     checkpoints : str or Path, optional
         Folder for the state of each training, from which one that was killed goes on, and for tuned weights, which
         a saved or pickled tuner then refers to instead of holding them.
@@ -155,20 +163,30 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         return self
 
     def transform(self, X):
-        """Return features of the tuned network: ndarray of shape (n_stimuli, n_features), float32."""
-        check_is_fitted(self)
-        return np.concatenate([layer.reshape(len(layer), -1) for layer in self._read(as_ids(X))], axis=1)
-
-    def fit_transform(self, X, y=None, groups=None):
-        """Fit, and return features of networks that were tuned on the other folds of stimuli.
-
-        A penalty that is chosen behind a tuner would trust features that were made for these very measurements.
+        """Return features of the tuned network.
 
         Returns
         -------
-        ndarray of shape (n_stimuli, n_features), float32
+        ndarray of shape (n_stimuli, n_features), float32, or LayerBlocks
         """
+        check_is_fitted(self)
         ids = as_ids(X)
+        return self._given(ids, self._features(ids))
+
+    def fit_transform(self, X, y=None, groups=None):
+        """Fit, and return features on which something may be chosen by the same measurements.
+
+        A penalty that is chosen behind a tuner would trust features that were made for these very measurements. So
+        features are of networks that were tuned on the other folds (`cross_fit`), or know what this one held out.
+
+        Returns
+        -------
+        ndarray of shape (n_stimuli, n_features), float32, or LayerBlocks
+        """
+        one_of("output", self.output, OUTPUTS)
+        ids = as_ids(X)
+        if self.cross_fit is None:
+            return self._fit_transform_once(ids, y, groups)
         if self.max_epochs == 0:  # nothing was made for anything
             return self.fit(ids, y, groups=groups).transform(ids)
         measured, groups = self._check_y(y, ids), self._undivided(ids, groups)
@@ -176,12 +194,28 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         parts = []
         for others, own in folds:
             of_others = None if groups is None else groups[others]
-            parts.append(clone(self).fit(ids[others], measured[others, ...], of_others).transform(ids[own]))
-        features = np.empty((len(ids), parts[0].shape[1]), dtype=np.float32)
-        for (_, own), rows in zip(folds, parts, strict=True):
-            features[own] = rows
+            parts.append(clone(self).fit(ids[others], measured[others, ...], of_others)._features(ids[own]))
+        order = np.argsort(np.concatenate([own for _, own in folds]))
+        layers = zip(*parts, strict=True)  # each: (name, rows) of every fold
+        crossed = [(part[0][0], np.concatenate([rows for _, rows in part])[order]) for part in layers]
         self.fit(ids, y, groups)
-        return features
+        return self._given(ids, crossed)
+
+    def _fit_transform_once(self, ids: np.ndarray, y: Any, groups: Any) -> LayerBlocks:
+        if self.output != "blocks":
+            raise RequestError(
+                "cross_fit=None gives features of the one network, and only LayerBlocks say which stimuli it was not "
+                "fitted to: set output='blocks' here and in the scaler, and cv='held-out' in what chooses penalties."
+            )
+        self.fit(ids, y, groups=groups)
+        return as_blocks(ids, self._features(ids), self.validation_ids_)
+
+    def _given(self, ids: np.ndarray, layers: Layers) -> Any:
+        return as_blocks(ids, layers) if self.output == "blocks" else as_matrix(layers)
+
+    def _features(self, ids: np.ndarray) -> Layers:
+        """Return what `transform` gives, by name."""
+        return self._read(ids, self._transform_taps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the tuned network as a checkpoint: ``featpipe extract --model local:PATH`` caches its layers.
@@ -346,16 +380,15 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         )
         return module.eval().requires_grad_(False)
 
-    def _read(self, ids: np.ndarray, layers: Sequence[str] | None = None) -> list[np.ndarray]:
-        """Return some layers of the tuned network for some images, each (n_stimuli, *row), float32."""
-        layers = self._transform_taps if layers is None else layers
+    def _read(self, ids: np.ndarray, layers: Sequence[str]) -> Layers:
+        """Return some layers of the tuned network for some images, by name, each (n_stimuli, *row), float32."""
         body = self._body(self._backbone_to_read(), ids, layers, trained=False).eval()
-        device = choose_device(self.device)
         parts: list[list[np.ndarray]] = []
-        with torch.inference_mode(), precision_of("fp32", device):
+        with torch.inference_mode(), precision_of("fp32", body.images.device):
             for rows in torch.arange(len(ids)).split(_BATCH):
                 parts.append([tap.cpu().numpy() for tap in body(rows)])
-        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+        whole = [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+        return list(zip(map(label_of, body.taps), whole, strict=True))
 
 
 class Bare(torch.nn.Module):

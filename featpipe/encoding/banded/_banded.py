@@ -16,8 +16,8 @@ from sklearn.utils.validation import (
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._arrays import check_device
-from featpipe.encoding._folds import check_enough, inner_splits, present_splits
-from featpipe.encoding._layers import layer_matrix, layer_names, layer_widths
+from featpipe.encoding._folds import check_enough, held_out_split, inner_splits, present_splits
+from featpipe.encoding._layers import check_search, layer_matrix, layer_names, layer_widths
 from featpipe.encoding._penalties import search_penalties
 from featpipe.encoding.banded._bands import Bands, make_bands
 from featpipe.encoding.banded._candidates import first_gammas
@@ -65,7 +65,7 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         Of the Dirichlet distributions, used in turn.
     deltas : array of shape (n_bands,) or (n_bands, n_targets), optional
         ``log(gamma / alpha)``. Given, nothing is searched; -inf leaves a band out.
-    cv : int, splitter or iterable of (train, test)
+    cv : int, splitter, iterable of (train, test) or "held-out"
         Folds of the search, as in `RidgeEncoder`; no stimulus twice in a fold.
     scoring : {"r2", "pearson_r"}
         What the search maximises: the mean over folds per target, weighted by `sample_weight` as the fit is.
@@ -167,10 +167,11 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
             When parameters and data do not fit together, or a target has fewer than two responses.
         """
         self._check_parameters()
+        tuned = held_out_split(X)
         X, y, weight = self._validate(X, y, sample_weight)
         Y = y.reshape(len(y), -1)
         self.bands_ = tuple(zip(layer_names(X, self.widths), layer_widths(X, self.widths), strict=True))
-        splits = [] if self.deltas is not None else inner_splits(self.cv, X, y, groups)
+        splits = [] if self.deltas is not None else inner_splits(self.cv, X, y, groups, tuned)
         bands, origin = make_bands(
             self._layers(X), self._widths, weight, center=bool(self.fit_intercept), device=self.device
         )
@@ -241,6 +242,7 @@ class BandedRidge(MultiOutputMixin, RegressorMixin, BaseEstimator):
         check_device(self.device)
 
     def _validate(self, X, y, sample_weight):
+        check_search(self, X, searches=self.deltas is None)
         for_y = {"dtype": _FLOATS, "ensure_2d": False, "ensure_all_finite": "allow-nan", "estimator": self}
         if isinstance(X, LayerBlocks):
             X, y = self._checked(X, reset=True), check_array(y, input_name="y", **for_y)

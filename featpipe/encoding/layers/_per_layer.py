@@ -18,7 +18,7 @@ from sklearn.utils.validation import (
 )
 
 from featpipe.blocks import LayerBlocks
-from featpipe.encoding._layers import layer_matrix, layer_names, layer_widths
+from featpipe.encoding._layers import check_search, layer_matrix, layer_names, layer_widths
 from featpipe.encoding.layers._ridge_held_out import is_plain_search, ridge_held_out
 from featpipe.encoding.ridge._encoder import RidgeEncoder
 from featpipe.encoding.ridge._ridge import Split
@@ -78,6 +78,7 @@ def check_problem(estimator, X, y, *, sample_weight, groups, widths) -> tuple[La
     """
     for_x = {"dtype": _FLOATS, "ensure_min_samples": 2, "estimator": estimator}
     for_y = {"dtype": _FLOATS, "ensure_2d": False, "ensure_all_finite": "allow-nan", "estimator": estimator}
+    check_search(estimator, X)
     if isinstance(X, LayerBlocks):
         y = check_array(y, input_name="y", **for_y)
         estimator.n_features_in_ = X.shape[1]

@@ -16,7 +16,7 @@ from sklearn.utils.validation import (
 
 from featpipe.blocks import LayerBlocks
 from featpipe.encoding._arrays import check_device, moved_if_it_fits, on_device, take_columns
-from featpipe.encoding._folds import CLOSED_FORMS, check_enough, check_single, inner_splits
+from featpipe.encoding._folds import CLOSED_FORMS, check_enough, check_single, held_out_split, inner_splits
 from featpipe.encoding._layers import check_layers
 from featpipe.encoding._penalties import given_penalties, penalty_groups, search_penalties, shared_penalties
 from featpipe.encoding.ridge._gram import GramStatistics
@@ -50,12 +50,13 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
     alphas : array of shape (n_alphas,)
         Penalties to choose from, > 0; by default 13 from 0.1 to 1e8. Of equally good ones the largest
         is taken.
-    cv : int, splitter, iterable of (train, test), "loo" or "gcv"
+    cv : int, splitter, iterable of (train, test), "loo", "gcv" or "held-out"
         Folds of the search. An int shuffles with a fixed seed, ``KFold(cv, shuffle=True,
         random_state=0)``, because stimuli often lie in the order of their categories; with `groups` it is
         ``GroupKFold(cv)``. A fold with fewer than two held-out stimuli has no score and is left out. "loo" leaves
         out every stimulus once and scores the predictions of all together; "gcv" is its rotation-invariant form.
-        Both have a closed form and cost hardly more than the solution.
+        Both have a closed form and cost hardly more than the solution. "held-out" is for layers of a tuner
+        (``cross_fit=None``): one fold, whose held-out stimuli are those that the tuner was not fitted to.
     scoring : {"r2", "pearson_r"}
         What the search maximises: the mean over folds per target, weighted by `sample_weight` as the fit is.
     penalty : {"target", "shared"} or array of shape (n_targets,)
@@ -150,10 +151,11 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
         RequestError
             When parameters and data do not fit together, or a target has fewer than two responses.
         """
+        tuned = held_out_split(X)
         X, y, weight = self._validate(X, y, sample_weight)
         Y = y.reshape(len(y), -1)
         given = None if self.alpha is None else given_penalties(self.alpha, Y.shape[1])
-        search = self._search(X, y, groups) if given is None else None
+        search = self._search(X, y, groups, tuned) if given is None else None
         sharing = penalty_groups(self.penalty, Y.shape[1])
         patterns = _patterns(Y, weight)
         streamed = self._streamed(X, weight, Y.shape[1])
@@ -214,13 +216,13 @@ class RidgeEncoder(MultiOutputMixin, RegressorMixin, BaseEstimator):
             )
         return X, y, weight
 
-    def _search(self, X, y, groups) -> Search:
+    def _search(self, X, y, groups, tuned) -> Search:
         closed = isinstance(self.cv, str) and self.cv in CLOSED_FORMS
         if closed:
             check_single(self.cv, groups)
         return Search(
             search_penalties(self.alphas),
-            self.cv if closed else inner_splits(self.cv, X, y, groups),
+            self.cv if closed else inner_splits(self.cv, X, y, groups, tuned),
             self.scoring,
             self.search_precision,
             self._batch,

@@ -21,3 +21,9 @@ def taps_of(layers: Sequence[str], backbone: Backbone) -> list[Tap]:
         found = match_layers(request, backbone.card.layers)
         taps += [Tap(name, call, element, request.reduction) for name, call, element in found]
     return list(dict.fromkeys(taps))
+
+
+def label_of(tap: Tap) -> str:
+    """Return a layer with its call, element and reduction, as a text names it."""
+    call = "" if tap.call is None else f"@{tap.call}"
+    return f"{tap.layer}{call}{tap.element and f'/{tap.element}'}:{tap.reduction}"

@@ -16,8 +16,8 @@ from featpipe.rsa.mask._measured import measured_pairs
 from featpipe.rsa.mask._objective import LOSSES, Lines
 from featpipe.rsa.mask._problem import pairs_within_sets
 from featpipe.rsa.mask._stage_tuning import stage_tuning
+from featpipe.tuning._features import Layers
 from featpipe.tuning._plan import Plan
-from featpipe.tuning._stimuli import as_ids
 from featpipe.tuning._training import number, one_of
 from featpipe.tuning.network import Body
 from featpipe.tuning.rdms._mask_module import EVALUATED, MaskedNetwork, MaskObjective
@@ -127,6 +127,7 @@ class ChannelMaskTuner(RDMTuner):
         trust=False,
         stimuli=None,
         transform_layers=None,
+        output="matrix",
         frozen=None,
         lora_rank=None,
         lora_scale=1.0,
@@ -176,6 +177,7 @@ class ChannelMaskTuner(RDMTuner):
         self.trust = trust
         self.stimuli = stimuli
         self.transform_layers = transform_layers
+        self.output = output
         self.frozen = frozen
         self.lora_rank = lora_rank
         self.lora_scale = lora_scale
@@ -203,13 +205,10 @@ class ChannelMaskTuner(RDMTuner):
         self.seed = seed
         self.device = device
 
-    def transform(self, X):
-        """Return the masked embedding: ndarray of shape (n_stimuli, n_features), float32.
-
-        With `transform_layers` those layers of the tuned network instead, without a mask.
-        """
-        check_is_fitted(self)
-        return self._predicting(as_ids(X)) if self.transform_layers is None else super().transform(X)
+    def _features(self, ids: np.ndarray) -> Layers:
+        """Return the masked embedding, or `transform_layers` of the tuned network without a mask."""
+        masked = self.transform_layers is None
+        return [("masked", self._predicting(ids))] if masked else super()._features(ids)
 
     @property
     def stage_tuning_(self):

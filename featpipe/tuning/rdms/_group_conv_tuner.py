@@ -38,7 +38,7 @@ class SiameseGroupConvTuner(RDMTuner):
 
     Parameters
     ----------
-    model, layer, and all after `train_on`
+    model, layer, and all after `validate_on`
         See `Tuner`. The layer must give maps, as ``features`` of ``torchvision:alexnet``. A `learning_rate` of
         "auto" is tested, as in the report, before anything is trained and on the head alone. `patience` begins to
         count when the network is trained.
@@ -58,6 +58,8 @@ class SiameseGroupConvTuner(RDMTuner):
         each image through the network once an epoch.
     train_on : str or sequence of str, optional
         Targets of y to fit to, averaged; all by default.
+    validate_on : str or sequence of str, optional
+        Those of them that choose the epoch by their held-out stimuli; all by default.
 
     Attributes
     ----------
@@ -83,6 +85,7 @@ class SiameseGroupConvTuner(RDMTuner):
         normalise=None,
         sampling="pairs",
         train_on=None,
+        validate_on=None,
         weights="default",
         model_args=None,
         preprocess="whole",
@@ -92,6 +95,7 @@ class SiameseGroupConvTuner(RDMTuner):
         trust=False,
         stimuli=None,
         transform_layers=None,
+        output="matrix",
         frozen=None,
         lora_rank=None,
         lora_scale=1.0,
@@ -129,6 +133,7 @@ class SiameseGroupConvTuner(RDMTuner):
         self.normalise = normalise
         self.sampling = sampling
         self.train_on = train_on
+        self.validate_on = validate_on
         self.weights = weights
         self.model_args = model_args
         self.preprocess = preprocess
@@ -138,6 +143,7 @@ class SiameseGroupConvTuner(RDMTuner):
         self.trust = trust
         self.stimuli = stimuli
         self.transform_layers = transform_layers
+        self.output = output
         self.frozen = frozen
         self.lora_rank = lora_rank
         self.lora_scale = lora_scale
@@ -189,7 +195,9 @@ class SiameseGroupConvTuner(RDMTuner):
             batches = StimulusBatches(y.sets, rows, self.batch_size)
         module = self._module(body).to(body.images.device)
         module.scale_to(rows)
-        score = None if held_out is None else held_out_rho(y, held_out, module.dissimilarities)
+        score = (
+            None if held_out is None else held_out_rho(self._validated(y), held_out, module.dissimilarities)
+        )
         groups: list[dict[str, Any]] = [{"params": list(module.head.parameters())}]
         if trained := [p for p in body.parameters() if p.requires_grad]:
             # a share of 1, the rate that a range test is given; `_training` knows the rate

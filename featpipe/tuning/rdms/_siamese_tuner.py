@@ -99,6 +99,7 @@ class SiameseTuner(RDMTuner):
         trust=False,
         stimuli=None,
         transform_layers=None,
+        output="matrix",
         frozen=None,
         lora_rank=None,
         lora_scale=1.0,
@@ -146,6 +147,7 @@ class SiameseTuner(RDMTuner):
         self.trust = trust
         self.stimuli = stimuli
         self.transform_layers = transform_layers
+        self.output = output
         self.frozen = frozen
         self.lora_rank = lora_rank
         self.lora_scale = lora_scale
@@ -186,7 +188,7 @@ class SiameseTuner(RDMTuner):
         return [self.layer_] if self.transform_layers is None else texts(self.transform_layers)
 
     def _predicting(self, ids: np.ndarray) -> np.ndarray:
-        features = self._read(ids, [self.layer_])[0]  # whatever layers `transform` is asked for
+        _, features = self._read(ids, [self.layer_])[0]  # whatever layers `transform` is asked for
         return features.reshape(len(features), -1)
 
     def _backbone_to_read(self) -> Backbone:
@@ -216,7 +218,9 @@ class SiameseTuner(RDMTuner):
         else:
             batches = StimulusBatches(y.sets, rows, self.batch_size)
         module = Bare(body)
-        score = None if held_out is None else held_out_rho(self._validated(y), held_out, _Predicted(module, 0))
+        score = (
+            None if held_out is None else held_out_rho(self._validated(y), held_out, _Predicted(module, 0))
+        )
         return Plan(module, PairLoss(module, targets, y.sets, self.loss), batches, score)
 
     def _judge(self, plan: Plan, y: RDMs, held_out: np.ndarray | None) -> np.ndarray | None:

@@ -88,6 +88,7 @@ class ContrastiveTuner(FitsResponses):
         trust=False,
         stimuli=None,
         transform_layers=None,
+        output="matrix",
         frozen=None,
         lora_rank=None,
         lora_scale=1.0,
@@ -135,6 +136,7 @@ class ContrastiveTuner(FitsResponses):
         self.trust = trust
         self.stimuli = stimuli
         self.transform_layers = transform_layers
+        self.output = output
         self.frozen = frozen
         self.lora_rank = lora_rank
         self.lora_scale = lora_scale

@@ -69,6 +69,7 @@ class ResponseTuner(FitsResponses):
         trust=False,
         stimuli=None,
         transform_layers=None,
+        output="matrix",
         frozen=None,
         lora_rank=None,
         lora_scale=1.0,
@@ -111,6 +112,7 @@ class ResponseTuner(FitsResponses):
         self.trust = trust
         self.stimuli = stimuli
         self.transform_layers = transform_layers
+        self.output = output
         self.frozen = frozen
         self.lora_rank = lora_rank
         self.lora_scale = lora_scale
