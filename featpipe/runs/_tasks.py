@@ -186,7 +186,9 @@ class RDMTask:
     def params(self) -> dict[str, Any]:
         own = {name: [self.target] for name, targets in self.train_on.items() if targets is None}
         chosen = {k.replace("__train_on", "__validate_on"): v for k, v in self.train_on.items()}
-        return own | {k: [self.target] for k, v in chosen.items() if k in self.open and self.target in _several(v)}
+        return own | {
+            k: [self.target] for k, v in chosen.items() if k in self.open and self.target in _several(v)
+        }
 
     def scorer(self, name: str) -> Any:
         """Look at the target alone: others may take part in the fit, and would choose for themselves."""
