@@ -22,6 +22,7 @@ from featpipe.extraction._forward import precision_of
 from featpipe.tuning._history import History
 from featpipe.tuning._parts import Parts
 from featpipe.tuning._saved import Saved
+from featpipe.tuning._saved_file import one_at_a_time
 from featpipe.tuning._steps import (
     Objective,
     Rows,
@@ -100,7 +101,7 @@ def train(
         leaves the module as it stands. A run that goes on calls it again for the epoch that it goes on from.
     saved : Path, optional
         File that the state is saved to after each epoch, and taken up from where it is there: a run that was
-        killed ends with the same weights as one that was not. One run at a time may use it.
+        killed ends with the same weights as one that was not. Another run of it waits for the first to end.
     fingerprint : str
         Of what is trained on, where `train` cannot see it: another one refuses the saved state.
 
@@ -127,7 +128,8 @@ def train(
         if on_epoch is not None and (from_start or history.n_epochs):
             on_epoch(Epoch(history.n_epochs, module, optimiser, history))
 
-    with own_random_state(device), precision_of("tf32" if training.precision == "tf32" else "fp32", device):
+    precision = precision_of("tf32" if training.precision == "tf32" else "fp32", device)
+    with one_at_a_time(saved), own_random_state(device), precision:
         if not state.resume():
             if from_start:
                 seed_global(seed_of(training.seed, 0), device)

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import google_crc32c
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from featpipe.errors import CacheCorrupt, RequestError
+from featpipe.errors import CacheCorrupt, CacheWriteError, RequestError
 from featpipe.files import written_whole
 
 _FORMAT = 1
 _KEY = "featpipe_training"
 Tensors = dict[str, torch.Tensor]
+
+
+@contextmanager
+def one_at_a_time(path: Path | None) -> Iterator[None]:
+    """Let one training use a file; the same one in another thread or process waits, and finds it finished.
+
+    Raises
+    ------
+    CacheWriteError
+        Nothing can be written there.
+    """
+    if path is None:
+        yield
+        return
+    with _claimed(path.with_name(f".{path.name}.claim")) as claim:
+        try:
+            yield
+        finally:
+            Path(claim.name).unlink(missing_ok=True)
+
+
+def _claimed(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = path.open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)  # whoever is killed lets go of it
+            if _is(file, path):
+                return file
+            file.close()  # who had it has removed it
+    except OSError as error:
+        raise CacheWriteError(
+            f"A training cannot be saved in {path.parent}: {error}. Give a folder that can be written."
+        ) from error
+
+
+def _is(file: IO[str], path: Path) -> bool:
+    """Whether an open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def write(path: Path, about: Mapping[str, Any], tensors: Tensors) -> None:

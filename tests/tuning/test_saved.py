@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -317,3 +318,17 @@ if __name__ == "__main__":
     _run(training=replace(LONG, max_epochs=0))  # what torch imports late, before the clock runs
     for name in ("net", "parts"):
         sys.stdout.write(f"{_kill_children(Path(sys.argv[1]) / name, name == 'parts')}\n")
+
+
+def test_a_second_training_of_a_file_waits_and_finds_it_finished(tmp_path):
+    path, seen, others = tmp_path / "state", [], []
+
+    def second():
+        others.append(_bits(*_run(path, owners=True, on_epoch=lambda epoch: seen.append(epoch.number))))
+
+    thread = threading.Thread(target=second)
+    first = _bits(*_run(path, owners=True, on_epoch=lambda epoch: epoch.number == 2 and thread.start()))
+    thread.join()
+    assert seen == [8]
+    assert others == [first]
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
