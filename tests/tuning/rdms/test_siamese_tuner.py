@@ -11,7 +11,7 @@ from sklearn.base import clone
 from featpipe import SiameseTuner
 from featpipe.errors import ModelError, RequestError
 from featpipe.models import ModelRequest, load
-from featpipe.rsa import RDMs
+from featpipe.rsa import RDMs, rdm_rho
 from featpipe.stimuli import StimulusSet
 from featpipe.tuning.images import Images
 from featpipe.tuning.network import Body, taps_of
@@ -148,6 +148,21 @@ def test_epochs_may_be_those_that_are_best_on_average_over_folds(tuner, hidden):
     assert tuner.fold_losses_.shape == (3, 5)
     assert tuner.n_epochs_ == tuner.best_epoch_ == int(np.argmin(tuner.fold_losses_.mean(axis=0)))
     assert set(tuner.validation_ids_) == set(hidden.ids)
+
+
+def test_one_target_may_choose_the_epoch_of_several(tuner, hidden):
+    """The training sees both targets either way; what is watched is the score of the one."""
+    other = noise_rdms(hidden.ids, 3)
+    values = np.concatenate([hidden.values, other.values])
+    both = RDMs(values, hidden.ids, subjects=[*"123123"], targets=["EVC"] * 3 + ["IT"] * 3)
+    tuner.set_params(max_epochs=2, patience=None, normalise=None)
+    for targets in (["EVC"], ["IT"], None):
+        fitted = clone(tuner).set_params(validate_on=targets).fit(both.ids, both)
+        held = np.isin(both.ids, fitted.validation_ids_)
+        watched = both[held] if targets is None else both[held].select(targets=targets)
+        scores = fitted.history_["validation_loss"]
+        last = -np.nanmean(rdm_rho(watched, fitted.predict(both.ids[held])))
+        assert scores[fitted.best_epoch_] == pytest.approx(last, abs=1e-6)
 
 
 def test_squared_loss_on_pairs_learns_too(tuner, hidden):
