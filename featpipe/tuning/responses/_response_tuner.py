@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from featpipe.extraction._forward import choose_device, precision_of
@@ -23,7 +24,7 @@ STARTS = ("ridge", "zeros")
 _BATCH = 32  # images of a prediction
 
 
-class ResponseTuner(FitsResponses):
+class ResponseTuner(MultiOutputMixin, RegressorMixin, FitsResponses):
     """Tune a network by regressing it onto responses: the report's regression model.
 
     Minimises ``Σ_i Σ_t m_it (w_t · f(x_i) + b_t - y_it)² / Σ m`` over the network f and the read-out, m_it = 0 where a

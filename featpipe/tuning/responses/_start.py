@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from featpipe.encoding import RidgeEncoder
+from featpipe.errors import RequestError
 from featpipe.tuning.responses._projection import SharedProjection
+
+_FEWEST = 4  # two folds of two stimuli
 
 
 def ridge_map(features: np.ndarray, Y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,6 +19,11 @@ def ridge_map(features: np.ndarray, Y: np.ndarray) -> tuple[torch.Tensor, torch.
     The penalty of each target is chosen by cross-validation over these stimuli, (n_stimuli, n_features) and
     (n_stimuli, n_targets).
     """
+    if len(Y) < _FEWEST:
+        raise RequestError(
+            f"start='ridge' chooses penalties on the stimuli that are fitted, of which there are {len(Y)}; at least "
+            f"{_FEWEST} are needed. Give more, or set another start."
+        )
     ridge = RidgeEncoder(cv=min(5, len(Y) // 2)).fit(features, Y)
     return torch.as_tensor(ridge.coef_).float(), torch.as_tensor(ridge.intercept_).float()
 

@@ -7,6 +7,8 @@ import pickle
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
 from featpipe import LayerScaler, PerROI, RidgeEncoder
@@ -182,3 +184,20 @@ def test_wrong_responses(small_world, kind):
 def test_wrong_parameters_of_contrast(small_world, change, message):
     with pytest.raises(RequestError, match=message):
         tuner_of("contrastive", small_world, **change).fit(small_world.ids[:40], small_world.y[:40])
+
+
+def test_a_search_over_the_tuner_itself_needs_no_scorer(small_world):
+    ids, y = small_world.ids[:60], small_world.y[:60]
+    tuner = tuner_of("regression", small_world, max_epochs=1)
+    search = GridSearchCV(tuner, {"learning_rate": [1e-4, 1e-2]}, cv=2, error_score="raise").fit(ids, y)
+    test = small_world.ids[TEST], small_world.y[TEST]
+    assert search.score(*test) == pytest.approx(r2_score(test[1], search.predict(test[0])))
+
+
+@both
+def test_too_few_stimuli_for_a_ridge_to_begin_with(small_world, kind):
+    ids, y = small_world.ids, small_world.y
+    tuner = tuner_of(kind, small_world, max_epochs=1, validation_fraction=0)
+    assert clone(tuner).fit(ids[:4], y[:4]).n_epochs_ == 1
+    with pytest.raises(RequestError, match=r"of which there are 3; at least 4 .* set another start"):
+        tuner.fit(ids[:3], y[:3])
