@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from typing import Any
 from safetensors.torch import save
 
 from featpipe.errors import ModelError
+from featpipe.files import written_whole
 from featpipe.models._backbone import Backbone
 from featpipe.models._card import ModelRequest
-from featpipe.models._weights import read_metadata
+from featpipe.models._weights import read_metadata, read_state, state_digest
 from featpipe.spec import Preprocessing
 
 
@@ -22,7 +22,7 @@ def save_checkpoint(path: str | os.PathLike[str], backbone: Backbone) -> None:
     """Write a network's weights and what it takes to build it again, in one ``.safetensors`` file.
 
     The file appears whole or not at all. Its metadata has, under ``featpipe``, a JSON object of ``model``,
-    ``model_args`` and ``preprocessing``.
+    ``model_args``, ``preprocessing`` and the digest of the ``weights``.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def save_checkpoint(path: str | os.PathLike[str], backbone: Backbone) -> None:
     card = backbone.card
     if card.code:
         raise ModelError(f"{card.architecture} is built by your own code, so a checkpoint cannot name it.")
-    about = {
+    about: dict[str, Any] = {
         "model": backbone.model,
         "model_args": dict(card.model_args),
         "preprocessing": card.preprocessing.to_json(),
@@ -43,6 +43,7 @@ def save_checkpoint(path: str | os.PathLike[str], backbone: Backbone) -> None:
         for k, v in backbone.module.state_dict().items()
         if k not in absent
     }
+    about["weights"] = state_digest(state)
     _publish(Path(path), save(state, metadata={"featpipe": json.dumps(about, sort_keys=True)}))
 
 
@@ -52,10 +53,18 @@ def underlying(request: ModelRequest, name: str) -> tuple[ModelRequest, Preproce
     Raises
     ------
     ModelError
-        When the file does not say which network it belongs to.
+        When the file does not say which network it belongs to, or its weights are not those that were saved.
     """
     file = _one_file(Path(name))
     about = _about(file)
+    if (
+        request.weights == "default"
+        and "weights" in about
+        and about["weights"] != state_digest(read_state(file))
+    ):
+        raise ModelError(
+            f"{file} is damaged: its weights are not those that were saved. Copy it again, or fit again."
+        )
     args = {**about["model_args"], **dict(request.model_args)}
     weights = str(file) if request.weights == "default" else request.weights
     inner = replace(request, model=about["model"], weights=weights, model_args=tuple(args.items()))
@@ -107,13 +116,7 @@ def _plain(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def _publish(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    with written_whole(path) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

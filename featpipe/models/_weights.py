@@ -110,10 +110,15 @@ def weights_digest(module: nn.Module, missing: Sequence[str] = ()) -> str:
     It is taken from the network itself, so that the container of the weights does not matter. Missing
     parameters and counters of batches are left out.
     """
-    digest = hashlib.sha256()
     absent = set(missing)
-    for name, tensor in sorted(module.state_dict().items()):
-        if _counts(name) and name not in absent:
+    return state_digest({name: tensor for name, tensor in module.state_dict().items() if name not in absent})
+
+
+def state_digest(state: State) -> str:
+    """Return the digest of tensors by name, see `weights_digest`."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        if _counts(name):
             dtype = str(tensor.dtype).removeprefix("torch.")
             digest.update(f"{name}\0{dtype}\0{list(tensor.shape)}\0".encode())
             digest.update(_little_endian(tensor))

@@ -51,6 +51,22 @@ def test_a_checkpoint_that_does_not_say_what_it_is_is_refused(tmp_path, networks
         resolve(ModelRequest(f"local:{tmp_path / 'bare.safetensors'}"))
 
 
+def test_a_checkpoint_of_other_weights_than_were_saved_is_refused(tmp_path, networks):
+    file = tmp_path / "tuned.safetensors"
+    save_checkpoint(file, networks("timm:test_vit"))
+    data = bytearray(file.read_bytes())
+    data[-5000] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(ModelError, match=r"tuned\.safetensors is damaged: its weights are not those"):
+        load(ModelRequest(f"local:{file}"))
+
+
+def test_a_checkpoint_may_be_read_by_whoever_may_read_its_neighbours(tmp_path, networks):
+    save_checkpoint(tmp_path / "tuned.safetensors", networks("timm:test_vit"))
+    (tmp_path / "neighbour").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
 def test_a_folder_of_two_checkpoints_is_refused(tmp_path, networks):
     for name in "ab":
         save_checkpoint(tmp_path / f"{name}.safetensors", networks("timm:test_vit"))
