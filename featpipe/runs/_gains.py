@@ -151,6 +151,7 @@ def _refuse_other_work(control: str, run: str, ours: Sequence[_Part], theirs: Se
             "subjects": one.record["data"].get("subject") == other.record["data"].get("subject"),
             "stimuli": one.record["data"]["stimuli"] == other.record["data"]["stimuli"],
             "folds": one.record["folds"] == other.record["folds"],
+            "responses": _measured_alike(one.held_out, other.held_out),
         }
         differs = differs or next((name for name, equal in same.items() if not equal), "")
     if differs:
@@ -158,6 +159,11 @@ def _refuse_other_work(control: str, run: str, ours: Sequence[_Part], theirs: Se
             f"{run} and the control {control} differ in their {differs}, so that a gain would be no gain. Compare runs "
             "that were fitted with the same --data, --subject, --target and --cv."
         )
+
+
+def _measured_alike(one: HeldOutResponses | None, other: HeldOutResponses | None) -> bool:
+    """Whether two runs were scored on equal responses, as far as they keep them."""
+    return one is None or other is None or np.array_equal(one.measured, other.measured, equal_nan=True)
 
 
 def _drawn(

@@ -56,6 +56,15 @@ def test_other_targets_stimuli_or_folds_are_no_comparison(plain, split, root, ma
         compare_runs([str(plain.path), str(folds.path)])
 
 
+def test_other_responses_to_the_same_stimuli_are_no_comparison(plain, tmp_path):
+    other = shutil.copytree(plain.path, tmp_path / "other")
+    with np.load(other / "held_out.npz") as kept:
+        arrays = dict(kept)
+    np.savez(other / "held_out.npz", **{**arrays, "measured": arrays["measured"][:, ::-1]})
+    with pytest.raises(RequestError, match="differ in their responses"):
+        compare_runs([str(plain.path), str(other)])
+
+
 def test_held_out_predictions_give_the_scores_again(plain):
     with np.load(plain.path / "held_out.npz") as kept:
         r = [
