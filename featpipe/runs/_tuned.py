@@ -135,7 +135,7 @@ def ready(
     params |= {"device": device} | ({} if weights is None else {"weights": weights})
     pipeline.set_params(**_of_tuner(params))
     tuner = tuner_of(pipeline)
-    if tuner.tuned_.file is None:  # what is held is changes of a network that must be there
+    if tuner.tuned_.file is None or weights is not None:  # the network must be there, or is named
         refuse_other_network(run, network_request(tuner))
 
 
