@@ -77,7 +77,8 @@ def small_tuner(tuner):
         **{"model": "timm:test_resnet", "weights": "random:0", "model_args": None, "image_size": 48},
         **{"layer": list(LAYERS) if several else LAYERS[-1], "transform_layers": None, "read_layers": None},
         **{"frozen": None, "lora_rank": None, "predict_size": None, "fully_convolutional": False},
-        **{"augmentation": None, "views": 0, "frozen_epochs": 1, "validation_folds": None, "cross_fit": 2},
+        **{"augmentation": None, "views": 0, "frozen_epochs": 1, "validation_folds": None},
+        "cross_fit": tuner.cross_fit and 2,  # None: what follows chooses on what the tuner held out
         **{"learning_rate": 1e-2, "body_rate": 1.0, "batch_size": 256, "patience": None},
         "max_epochs": min(tuner.max_epochs, 3),  # 0 leaves it untuned
     }
