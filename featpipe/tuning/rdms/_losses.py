@@ -69,13 +69,8 @@ def correlation_loss(
     return ((1 - r.sum(-1)) * enough).sum() / enough.sum().clamp(min=1)
 
 
-def correlations(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return Pearson's r of the rows of two matrices (n_pairs, n_features): (n_pairs,)."""
-    return (standardise(first) * standardise(second)).sum(1)
-
-
 def pair_correlations(rows: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Return Pearson's r of pairs of rows: `correlations` without a copy of the features for every pair.
+    """Return Pearson's r of pairs of rows, without a copy of the features for every pair.
 
     Parameters
     ----------
