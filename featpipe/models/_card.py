@@ -48,6 +48,12 @@ class ModelRequest:
     trust: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("model", "weights"):
+            if not isinstance(getattr(self, name), str):
+                raise SpecError(
+                    f"{name} must be text, got {getattr(self, name)!r}. Write ZOO:NAME; of weights default, a TAG, "
+                    "random:SEED or a file."
+                )
         if self.preprocess not in ("model", "whole"):
             raise SpecError(f"Preprocess is 'model' or 'whole', got {self.preprocess!r}.")
         object.__setattr__(self, "model_args", tuple(sorted(self.model_args, key=lambda item: item[0])))

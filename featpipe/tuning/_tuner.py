@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from featpipe.tuning._loop import train
 from featpipe.tuning._plan import Plan
 from featpipe.tuning._range_test import range_test
 from featpipe.tuning._stimuli import as_ids, open_stimuli
-from featpipe.tuning._training import Training, one_of
+from featpipe.tuning._training import Training, one_of, whole
 from featpipe.tuning._tuned import Keeping, fingerprint, network_request
 from featpipe.tuning.images import Images
 from featpipe.tuning.network import Body, label_of, taps_of
@@ -150,6 +151,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         """
         for name in _OF_SOME_FITS & vars(self).keys():
             delattr(self, name)
+        self._check_values()
         ids = as_ids(X)
         y = self._check_y(y, ids)
         splits = self._splits(ids, self._undivided(ids, groups))
@@ -184,6 +186,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         ndarray of shape (n_stimuli, n_features), float32, or LayerBlocks
         """
         one_of("output", self.output, OUTPUTS)
+        self._check_values()
         ids = as_ids(X)
         if self.cross_fit is None:
             return self._fit_transform_once(ids, y, groups)
@@ -247,6 +250,13 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     def _module(self, body: Body) -> torch.nn.Module:
         """Return the module that a plan had, to be given its trained head; it has the body as ``body``."""
         return Bare(body)
+
+    def _check_values(self) -> None:
+        """Refuse what is used before `Training`, which has the rest, is made."""
+        whole("seed", self.seed, 0)
+        whole("batch_size", self.batch_size, 1)
+        if not (self.callback is None or callable(self.callback)):
+            raise RequestError(f"callback must be a function or None, got {self.callback!r}.")
 
     def _check_y(self, y: Any, ids: np.ndarray) -> Any:
         """Return what is fitted to; raises `RequestError` where it does not belong to these ids."""
@@ -414,5 +424,10 @@ def side_by_side(curves: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def texts(layers: str | Sequence[str]) -> list[str]:
-    """Return layers as a list, where one may be given as text."""
-    return [layers] if isinstance(layers, str) else list(layers)
+    """Return layers as a list, where one may be given as text; raises `RequestError` for what is no text."""
+    found = [layers] if isinstance(layers, str | Number) else list(layers)
+    if wrong := [each for each in found if not isinstance(each, str)]:
+        raise RequestError(
+            f"A layer is named by text, got {wrong[0]!r}; write a number quoted, such as '\"3\"'."
+        )
+    return found

@@ -213,6 +213,9 @@ def _build(root: Path) -> None:
         TUNE,
     ):
         assert _main(words) == 0
+    spoilt = bytearray((root / "tuned" / "tuned.safetensors").read_bytes())
+    spoilt[len(spoilt) // 2] ^= 0xFF
+    (root / "spoilt.safetensors").write_bytes(spoilt)
     make_images(root / "classes" / "few", [f"{n}.png" for n in range(3)], size=24)
     make_images(root / "classes" / "many", [f"{n}.png" for n in range(9)], size=24, seed=1)
     (root / "notarun").mkdir()

@@ -27,6 +27,8 @@ RP = "predict evc --trust --images algonauts2019:rdm --split test --out"
 RS = "--trust --images algonauts2019:rdm --split test --challenge"
 S = "submit --data alg --challenge algonauts2023 --out new.zip"
 TU = "fit tuner.py --data algonauts2019:rdm --target EVC --out new"
+TR = ("fit mulrooney2023_contrastive --data table:table --set tuner__model=timm:test_resnet "
+      "--set tuner__weights=random:0 --out new")  # fmt: skip
 V = "compare --data algonauts2019:rdm --cache rdmcache --draws 20"
 
 # What an extraction that fails at an image or at its last option may leave: which images were meant, no rows
@@ -282,10 +284,26 @@ BAD = [
     ("layers of a cache for a tuner", f"{TU} --set features__layers=stem", ["features__layers", "tuner__layer"]),
     ("responses for a tuner of RDMs", TU.replace("algonauts2019:rdm", "table:table"), ["responses", "RDMs"]),
     ("no epochs at all", f"{TU} --set tuner__max_epochs=-1", ["max_epochs", "-1"]),
+    ("seed below zero", f"{TU} --set tuner__seed=-1", ["seed", "-1", ">= 0"]),
+    ("network tuned to responses without batches", f"{TR} --set tuner__batch_size=0", ["batch_size", "0", ">= 1"]),
+    ("network tuned to responses, seed below zero", f"{TR} --set tuner__seed=-1", ["seed", "-1", ">= 0"]),
+    ("network tuned to responses, all of it frozen", f"{TR} --set 'tuner__frozen=**' --set tuner__batch_size=16",
+     ["nothing to train", "Free a layer", "max_epochs=0"]),
+    ("number for a layer of a tuner", f"{TU} --set tuner__layer=3", ["layer", "3", "quoted"]),
+    ("number for frozen layers", f"{TU} --set tuner__frozen=3", ["frozen", "3", "..layer3"]),
+    ("list for a network", f"{TU} --set 'tuner__model=[\"a\"]'", ["model must be text", "'a'"]),
+    ("number for weights", f"{TU} --set tuner__weights=0", ["weights must be text", "0", "random:SEED"]),
+    ("one number to rescale by", f"{TU} --set 'tuner__rescale=[2]'", ["rescale", "(offset, divisor)", "[2]"]),
+    ("word to rescale by", f"{TU} --set tuner__rescale=half", ["rescale", "(offset, divisor)", "'half'"]),
+    ("word for a callback", f"{TU} --set tuner__callback=print", ["callback", "'print'"]),
+    ("damaged tuned weights", "extract --model local:spoilt.safetensors --layers layer1 --images images --cache new",
+     ["spoilt.safetensors", "not those that were saved"]),
     ("prediction of a tuned run from a cache",
      "predict tuned --images images --out new.npz --cache cache", ["tuned", "no cache", "--cache"]),
     ("prediction with other weights",
      "predict tuned --images images --out new.npz --weights random:1", ["has the weights", "--weights FILE"]),
+    ("retention from other weights", "retention tuned --images classes --folds 3 --cache new --weights random:1",
+     ["has the weights", "--weights FILE"]),
     ("gain of one run", "compare-runs run", ["at least two", "control"]),
     ("gain of RDMs", "compare-runs run tuned", ["tuned", "predicts RDMs"]),
     ("gain of no run", "compare-runs run notarun", ["notarun", "run.json"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Number
 
 from torch import nn
 
@@ -44,7 +45,12 @@ def freeze(module: nn.Module, frozen: str | Sequence[str] | None) -> frozenset[s
 
 def frozen_names(module: nn.Module, frozen: str | Sequence[str] | None) -> frozenset[str]:
     """Return the names of the modules that `frozen` means, all that lies within them included."""
-    texts = [frozen] if isinstance(frozen, str) else list(frozen or ())
+    texts = [frozen] if isinstance(frozen, str | Number) else list(frozen or ())
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise RequestError(
+            f"frozen names layers by text, got {wrong[0]!r}. Write a name, a glob or a range such as ..layer3, a "
+            "number quoted."
+        )
     order = [name for name, _ in module.named_modules()]
     return frozenset(name for text in texts for name in _of_one(text, order))
 

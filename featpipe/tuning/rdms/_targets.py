@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -148,9 +149,10 @@ def _zscored(values: np.ndarray, trained: np.ndarray) -> np.ndarray:
 def _rescaled(values: np.ndarray, rescale: tuple[float, float] | None) -> np.ndarray:
     if rescale is None:
         return values
-    offset, divisor = rescale
-    if not divisor:
+    numbers = tuple(rescale) if isinstance(rescale, Sequence) else ()
+    if len(numbers) != 2 or not all(isinstance(each, Real) for each in numbers) or not numbers[1]:
         raise RequestError(
             f"rescale must be (offset, divisor) with a divisor that is not 0, got {rescale!r}."
         )
+    offset, divisor = numbers
     return (values + offset) / divisor

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from featpipe.errors import RequestError
 from featpipe.tuning._plan import Plan
 from featpipe.tuning._training import number, one_of
 from featpipe.tuning.network import Body
@@ -170,6 +171,11 @@ class ContrastiveTuner(FitsResponses):
         number("temperature", self.temperature, above=0.0)
         one_of("start", self.start, STARTS)
         measured = self._measured(y, rows, held_out, 2)
+        if self.max_epochs and not any(p.requires_grad for p in body.parameters()):
+            raise RequestError(
+                "There is nothing to train: the whole network is frozen, and only its layers are given. Free a layer, "
+                "or set max_epochs=0."
+            )
         features = features_of(body, measured.rows).cpu().numpy()
         generator = torch.Generator().manual_seed(self.seed)
         sizes = (features.shape[1], y.shape[1], self.shared_size, self.projected_size)
