@@ -138,7 +138,11 @@ def show_tuned(about: Mapping[str, Any] | None) -> None:
     if about["best_epoch"]:
         done = f"epoch {about['best_epoch']} of {about['n_epochs']} ({by}), {trained}"
     else:
-        done = f"as it came, which is best ({by})" if about["n_validation"] else "as it came"
+        done = (
+            f"as it came, which is best ({by})"
+            if about["n_epochs"] and held_out
+            else "as it came, not trained"
+        )
     say(f"network {about['model']}: {done}")
     if about["checkpoint"]:
         say(f"tuned weights: --model local:RUN/{about['checkpoint']}")

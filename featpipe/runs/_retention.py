@@ -148,9 +148,9 @@ def classes_of(stimuli: StimulusSet, n_folds: int) -> np.ndarray:
         raise RequestError(f"--folds is {n_folds}; at least 2 are needed.")
     few = min(counts, key=lambda name: counts[name])
     if counts[few] < n_folds:
-        fewer = f", or say --folds {counts[few]}" if counts[few] > 1 else ""
+        out = f"leave it out, or say --folds {counts[few]}" if counts[few] > 1 else "or leave it out"
         raise RequestError(
-            f"Class {few!r} has {counts[few]} images, fewer than the {n_folds} folds. Give more, leave it out{fewer}."
+            f"Class {few!r} has {counts[few]} images, fewer than the {n_folds} folds. Give more, {out}."
         )
     return np.array(classes)
 

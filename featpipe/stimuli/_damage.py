@@ -52,7 +52,7 @@ class Unusable(Exception):
             )
         return BrokenImage(
             f"Image {file!r} cannot be decoded: {self.reason}. Replace the file, or leave such images out "
-            "with --skip-broken."
+            "with `featpipe extract --skip-broken`."
         )
 
 

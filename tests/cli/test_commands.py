@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from featpipe.cli._console import show_table
+from featpipe.cli._scores import show_tuned
 
 M = "--model python:tiny.py:build --trust"
 
@@ -276,3 +277,14 @@ def test_work_that_fails_ends_with_one(featpipe, tmp_path):
 
 def test_version(featpipe):
     assert featpipe("--version")[1].startswith("featpipe 0.")
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "best", "said"),
+    [(0, 0, "as it came, not trained"), (3, 0, "which is best (by 4 held-out"), (3, 2, "epoch 2 of 3")],
+)
+def test_a_network_that_was_not_trained_is_not_called_best(capsys, n_epochs, best, said):
+    known = {"model": "timm:test_resnet", "checkpoint": None, "n_trained": 9, "learning_rate": 0.1}
+    chosen = {"validation_folds": None, "n_validation": 4, "n_fitted": 36}
+    show_tuned({**known, **chosen, "n_epochs": n_epochs, "best_epoch": best})
+    assert said in capsys.readouterr().out

@@ -125,7 +125,7 @@ def measured_pairs(
     if time_sampling == "gaussian" and rdms.times is None:
         raise RequestError(
             "time_sampling='gaussian' draws from the times of MEG, and these RDMs have no time axis. Set "
-            "time_sampling='mean' (--set mask__time_sampling=mean), or give RDMs with times."
+            "time_sampling='mean' (--set STEP__time_sampling=mean), or give RDMs with times."
         )
     rdms = rdms.average_times() if time_sampling == "mean" else rdms
     names = rdms.target_names
