@@ -87,7 +87,7 @@ def noise(ids, seed, n_subjects=3):
 
 def blocks_of(fitted, ids):
     """The stages of a tuner's network as the mask of Gram statistics takes them."""
-    layers = fitted._read(ids, STAGES)
+    layers = [rows for _, rows in fitted._read(ids, STAGES)]
     place = {name: row for row, name in enumerate(ids.tolist())}
     return LayerBlocks(
         ids,
@@ -258,7 +258,7 @@ def test_one_seed_gives_the_same_weights_and_a_copy_the_same_prediction(tuner, i
 
 def test_other_layers_come_without_a_mask_and_stages_have_a_mean(tuner, ids, planted):
     fitted = tuner(transform_layers=["stem:mean"]).fit(ids, planted)
-    plain = fitted._read(ids, ["stem"])[0].mean((2, 3))
+    plain = fitted._read(ids, ["stem"])[0][1].mean((2, 3))
     np.testing.assert_allclose(fitted.transform(ids), plain, rtol=1e-5, atol=1e-6)
     table = fitted.stage_tuning_
     assert table["layer"].tolist() == fitted.layers_ == STAGES
