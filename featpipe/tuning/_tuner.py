@@ -73,7 +73,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
     optimiser, momentum, weight_decay, schedule, decay, decay_every, clip, precision
         See `Training`.
     learning_rate : float or "auto"
-        "auto" takes what the range test of Smith (2015) suggests, on the training stimuli.
+        "auto" takes what the range test of Smith (2015) suggests, on the training stimuli; what has a rate of its own
+        stays as it is in the test. Where no rate makes the loss fall, as on noise, that is an error.
     batch_size, max_epochs : int
         0 epochs leave the network untuned.
     patience, min_epochs : int
@@ -343,7 +344,8 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
 
     def _tested_rate(self, plan: Plan, values: dict[str, Any]) -> float:
         trial = Training(**values | {"learning_rate": 1.0})
-        found = range_test(plan.module, plan.objective, trial, rows=plan.batches, groups=plan.groups)
+        groups = None if plan.groups is None else [group for group in plan.groups if "lr" not in group]
+        found = range_test(plan.module, plan.objective, trial, rows=plan.batches, groups=groups)
         self.range_test_ = found.table()
         return found.suggestion
 
