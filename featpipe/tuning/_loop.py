@@ -73,6 +73,7 @@ def train(
     on_epoch: Callable[[Epoch], None] | None = None,
     saved: Path | None = None,
     fingerprint: str = "",
+    final: bool = False,
 ) -> History:
     """Train a module in place and leave it, in evaluation mode, with the weights of the best epoch.
 
@@ -104,6 +105,9 @@ def train(
         killed ends with the same weights as one that was not. Another run of it waits for the first to end.
     fingerprint : str
         Of what is trained on, where `train` cannot see it: another one refuses the saved state.
+    final : bool
+        More epochs will never be asked for: once they are done, `saved` holds the best weights alone, which is a
+        third of it or less.
 
     Raises
     ------
@@ -145,6 +149,9 @@ def train(
                 parts.cut(torch.as_tensor(history.running, device=device), optimiser)
             state.save()
             tell()
+        if final and history.running.any():
+            history.running[:] = False
+            state.save()
     parts.restore()
     module.eval()
     return history

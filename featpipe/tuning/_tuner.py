@@ -288,19 +288,24 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
 
     def _fit(
         self, ids: np.ndarray, y: Any, rows: np.ndarray, held_out: np.ndarray | None, n_epochs: int
-    ) -> np.ndarray | None:
-        """Train once and keep the result; return what `_judge` says of it."""
+    ) -> None:
+        """Train once and keep the result."""
+        plan, keeping, backbone, judged = self._run(ids, y, rows, held_out, n_epochs)
+        self._choose(judged)
+        self.tuned_ = keeping.keep(plan.module.body, backbone)
+        self.weights_digest_ = self.tuned_.digest
+        self.head_ = head_of(plan.module)
+
+    def _run(
+        self, ids: np.ndarray, y: Any, rows: np.ndarray, held_out: np.ndarray | None, n_epochs: int
+    ) -> tuple[Plan, Keeping, Backbone, np.ndarray | None]:
+        """Train once; return what was trained, and what `_judge` says of it."""
         backbone = load(network_request(self))
         body = self._body(backbone, ids, self._taps)
         plan = self._plan(body, ids, y, rows, held_out)
         keeping = Keeping(self.checkpoints, fingerprint(self, body, backbone, ids, y, rows))
         self._note(self._train(plan, keeping, n_epochs), plan)
-        judged = self._judge(plan, y, held_out)
-        self._choose(judged)
-        self.tuned_ = keeping.keep(body, backbone)
-        self.weights_digest_ = self.tuned_.digest
-        self.head_ = head_of(plan.module)
-        return judged
+        return plan, keeping, backbone, self._judge(plan, y, held_out)
 
     def _fit_like_folds(
         self, ids: np.ndarray, y: Any, folds: list[tuple[np.ndarray, np.ndarray | None]]
@@ -309,7 +314,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
         losses, judged = [], []
         for rows, held_out in folds:
             fold = clone(self).set_params(patience=None)
-            judged.append(fold._fit(ids, y, rows, held_out, self.max_epochs))
+            judged.append(fold._run(ids, y, rows, held_out, self.max_epochs)[-1])
             losses.append(fold.history_["validation_loss"])
         self.fold_losses_ = side_by_side(losses)  # (n_folds, 1 + n_epochs)
         curve = self.fold_losses_.mean(axis=0)  # NaN from where the first fold has diverged
@@ -331,6 +336,7 @@ class Tuner(TransformerMixin, BaseEstimator, ABC):
             on_epoch=self.callback,
             saved=keeping.state,
             fingerprint=keeping.name,
+            final=True,
         )
 
     def _training(self, plan: Plan, n_epochs: int) -> Training:

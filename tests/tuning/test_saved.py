@@ -158,6 +158,15 @@ def test_more_epochs_may_be_asked_for_and_fewer_not(tmp_path):
         _run(path)
 
 
+def test_a_final_training_keeps_its_best_alone(tmp_path):
+    path, again = tmp_path / "final.safetensors", tmp_path / "not.safetensors"
+    expected = _bits(*_run())
+    assert _bits(*_run(path, final=True)) == expected
+    _run(again)
+    assert path.stat().st_size < again.stat().st_size
+    assert _bits(*_run(path, final=True)) == expected
+
+
 OTHERS = {
     "learning_rate": (0.1, "learning_rate was 0.05 and is 0.1"),
     "clip": (None, "clip was 1.0 and is None"),
