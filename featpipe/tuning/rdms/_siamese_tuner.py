@@ -9,10 +9,10 @@ import torch
 
 from featpipe.models import Backbone
 from featpipe.rsa import RDMs
+from featpipe.tuning._network_on_images import Bare, texts
 from featpipe.tuning._plan import Plan
 from featpipe.tuning._training import one_of
 from featpipe.tuning._tuned import network_request
-from featpipe.tuning._tuner import Bare, texts
 from featpipe.tuning.network import Body, slide_classifier
 from featpipe.tuning.rdms._losses import correlation_loss, pair_correlations, squared_loss
 from featpipe.tuning.rdms._pairs import (
