@@ -11,6 +11,7 @@ from featpipe.models._card import ModelCard, ModelRequest
 from featpipe.models._layers import match_layers
 from featpipe.models._resolve import resolve
 from featpipe.models._stage import from_stage
+from featpipe.models._tuned_on import tuned_on
 
 _HOMES = {  # imported on first use: these import torch
     "Backbone": "featpipe.models._backbone",
@@ -39,6 +40,7 @@ __all__ = [
     "normalise",
     "resolve",
     "save_checkpoint",
+    "tuned_on",
 ]
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,20 @@ from featpipe.models._weights import read_metadata, read_state, state_digest
 from featpipe.spec import Preprocessing
 
 
-def save_checkpoint(path: str | os.PathLike[str], backbone: Backbone) -> None:
+def save_checkpoint(
+    path: str | os.PathLike[str], backbone: Backbone, *, tuned_on: Sequence[str] = ()
+) -> None:
     """Write a network's weights and what it takes to build it again, in one ``.safetensors`` file.
 
     The file appears whole or not at all. Its metadata has, under ``featpipe``, a JSON object of ``model``,
     ``model_args``, ``preprocessing`` and the digest of the ``weights``.
+
+    Parameters
+    ----------
+    path : str or path
+    backbone : Backbone
+    tuned_on : sequence of str, optional
+        Digests of the images that the weights were fitted to, so that nobody scores the network on them.
 
     Raises
     ------
@@ -44,6 +54,8 @@ def save_checkpoint(path: str | os.PathLike[str], backbone: Backbone) -> None:
         if k not in absent
     }
     about["weights"] = state_digest(state)
+    if tuned_on:
+        about["tuned_on"] = sorted(set(tuned_on))
     _publish(Path(path), save(state, metadata={"featpipe": json.dumps(about, sort_keys=True)}))
 
 

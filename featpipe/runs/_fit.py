@@ -36,6 +36,7 @@ from featpipe.recipes import Recipe, tuner_of
 from featpipe.runs._folder import RunFolder
 from featpipe.runs._predict import named_as_cached, set_to_read
 from featpipe.runs._record import AnyDataset, run_record
+from featpipe.runs._seen_in_tuning import refuse_tuned_features
 from featpipe.runs._tasks import Folds, Task, make_task
 from featpipe.runs._tuned import WEIGHTS, forget_trainings, released, told, write_tuned
 from featpipe.runs._workers import Place, Tell, asked_workers, computing
@@ -193,6 +194,7 @@ def _fit_into(
     cv = outer_folds(request, dataset)
     folds = _folds(cv, dataset, task)
     estimator = _estimator(request, dataset, task, folds, epoch_progress)
+    _refuse_seen(estimator, recipe, dataset, folds)
     with _computing(request, task, tell) as place, _refusals_told():
         began_folds = time.perf_counter()
         evaluation = _evaluate(dataset, task, estimator, folds, place, fold_progress)
@@ -292,6 +294,13 @@ def _estimator(
     recipe = request.recipe
     pipeline = clone(recipe.pipeline).set_params(**_where(request, dataset, epoch_progress), **task.params)
     return _searching(pipeline, recipe, undivided_groups(dataset), folds, task)
+
+
+def _refuse_seen(estimator: BaseEstimator, recipe: Recipe, dataset: AnyDataset, folds: Folds) -> None:
+    """Refuse features of a network that was tuned on stimuli that are scored; raises `RecipeError`."""
+    pipeline = getattr(estimator, "estimator", estimator)
+    if tuner_of(pipeline) is None:
+        refuse_tuned_features(clone(pipeline[0]).fit(dataset.ids), recipe.pipeline[0], dataset, folds)
 
 
 def _where(request: FitRequest, dataset: AnyDataset, epoch_progress: Progress | None) -> dict[str, Any]:

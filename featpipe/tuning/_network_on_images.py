@@ -44,12 +44,15 @@ class NetworkOnImages(BaseEstimator):
 
     def _undivided(self, ids: np.ndarray, groups: Any) -> np.ndarray | None:
         """Return the groups that no split may divide: those given, and ids that show one image."""
-        stimuli = open_stimuli(self.stimuli)
-        place = stimuli.manifest.rows
-        shown = [stimuli.sha256[place[name]] if name in place else name for name in ids.tolist()]
-        merged = merge_groups(ids if groups is None else groups, shown)
+        merged = merge_groups(ids if groups is None else groups, self._images_of(ids))
         own = None if groups is None else np.asarray(groups)
         return own if len(np.unique(merged)) == len(np.unique(ids if own is None else own)) else merged
+
+    def _images_of(self, ids: np.ndarray) -> list[str]:
+        """Return the digest of the image behind each id, and the id where there is none."""
+        stimuli = open_stimuli(self.stimuli)
+        place = stimuli.manifest.rows
+        return [stimuli.sha256[place[name]] if name in place else name for name in ids.tolist()]
 
     def _body(
         self, backbone: Backbone, ids: np.ndarray, layers: Sequence[str], *, trained: bool = True

@@ -98,6 +98,8 @@ class Tuner(TransformerMixin, NetworkOnImages, ABC):
     ----------
     training_ids_, validation_ids_ : ndarray of str
         Stimuli that the fit has seen, and those of them that chose the epoch.
+    training_images_ : list of str
+        Digests of their images, where there was a training.
     best_epoch_ : int
         0 is the network as it came.
     n_epochs_ : int
@@ -156,6 +158,7 @@ class Tuner(TransformerMixin, NetworkOnImages, ABC):
             self._fit_like_folds(ids, y, splits)
         held_out = [rows for _, rows in splits if rows is not None]
         self.training_ids_ = ids
+        self.training_images_ = self._images_of(ids) if self.max_epochs else []
         self.validation_ids_ = ids[np.unique(np.concatenate(held_out))] if held_out else ids[:0]
         return self
 
@@ -224,7 +227,7 @@ class Tuner(TransformerMixin, NetworkOnImages, ABC):
             A network of a user's own Python file, which a checkpoint cannot name.
         """
         check_is_fitted(self)
-        save_checkpoint(path, self._tuned_backbone())
+        save_checkpoint(path, self._tuned_backbone(), tuned_on=self.training_images_)
 
     @abstractmethod
     def _plan(

@@ -14,10 +14,13 @@ from featpipe import LayerScaler, RidgeEncoder
 from featpipe.cli import main
 from featpipe.datasets import load_stimuli
 from featpipe.errors import ModelError, RecipeError, RequestError
+from featpipe.extraction import Order, extract
 from featpipe.features import CachedFeatures
 from featpipe.models import ModelRequest, resolve
 from featpipe.recipes import Recipe, load_recipe
 from featpipe.runs import FitRequest, RunFolder, fit, predict
+from featpipe.spec import LayerRequest
+from featpipe.store import FeatureCache
 from featpipe.testing import make_algonauts2019, make_images, make_table_dataset
 from featpipe.tuning.rdms._siamese_tuner import SiameseTuner
 from featpipe.tuning.responses._contrastive_tuner import ContrastiveTuner
@@ -143,6 +146,37 @@ def test_responses_go_through_tuner_scaler_and_ridge(place):
     stimuli = load_stimuli(f"table:{place / 'table'}")
     assert predict(run, stimuli).shape == (24, 8)
     assert run.read_json("summary.json")["n_scored"] == 24
+
+
+def test_what_a_network_was_tuned_on_is_not_scored_with_its_features(place, tmp_path):
+    """The checkpoint knows its images, wherever they are and under whatever ids."""
+    model = f"local:{place / 'tuned' / 'tuned.safetensors'}"
+    cache = str(tmp_path / "cache")
+    stimuli = load_stimuli(f"table:{place / 'table'}")
+    extract(Order(ModelRequest(model), (LayerRequest.parse("layer2:mean"),)), stimuli, FeatureCache(cache))
+    features = CachedFeatures(
+        cache, model="timm:test_resnet", layers=["layer2"]
+    )  # not by the checkpoint's name
+    recipe = Recipe(
+        "s", "c", Pipeline([("features", features), ("ridge", RidgeEncoder(10.0))]), cv=2, name="again"
+    )
+    with pytest.raises(RecipeError, match="tuned on 24 of the 24 images that would be scored"):
+        fit(FitRequest(recipe, f"table:{place / 'table'}", str(tmp_path / "run"), cache, threads=1))
+
+
+def test_a_checkpoint_that_is_gone_is_said(place, tmp_path):
+    shutil.copytree(place / "tuned", tmp_path / "gone")
+    cache = str(tmp_path / "cache")
+    model = f"local:{tmp_path / 'gone' / 'tuned.safetensors'}"
+    stimuli = load_stimuli(f"table:{place / 'table'}")
+    extract(Order(ModelRequest(model), (LayerRequest.parse("layer2:mean"),)), stimuli, FeatureCache(cache))
+    shutil.rmtree(tmp_path / "gone")
+    features = CachedFeatures(cache, layers=["layer2"])
+    recipe = Recipe(
+        "s", "c", Pipeline([("features", features), ("ridge", RidgeEncoder(10.0))]), cv=2, name="again"
+    )
+    with pytest.warns(UserWarning, match="nobody can tell whether it was tuned"):
+        fit(FitRequest(recipe, f"table:{place / 'table'}", str(tmp_path / "run"), cache, threads=1))
 
 
 def test_tuned_features_are_cached_like_any_other_and_found_by_their_weights(place, tmp_path, capsys):
