@@ -429,7 +429,7 @@ def test_few_stimuli_are_fitted(rng, n_stimuli, n_features, cv):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"cv": "loocv"}, "'loo' or 'gcv', got 'loocv'"),
+        ({"cv": "loocv"}, "'loo', 'gcv' or 'held-out', got 'loocv'"),
         ({"penalty": "group"}, "'target', 'shared' or a label per target, got 'group'"),
         ({"penalty": ["a", "b"]}, r"penalty has shape \(2,\), but there are 4 targets"),
         ({"search_precision": "half"}, "exact, reduced, got 'half'"),
