@@ -1,6 +1,6 @@
 """From stimulus ids to rows of features: the first step of every pipeline. Needs no torch."""
 
-from featpipe.features._cached import CachedFeatures
+from featpipe.features._cached import CachedFeatures, arrays_meant
 from featpipe.features._joined import JoinedFeatures, parts_of
 from featpipe.features._memory import READS, ReadCache
 from featpipe.features._settle import arrays_of, layer_patterns
@@ -10,6 +10,7 @@ __all__ = [
     "CachedFeatures",
     "JoinedFeatures",
     "ReadCache",
+    "arrays_meant",
     "arrays_of",
     "layer_patterns",
     "parts_of",

@@ -253,3 +253,14 @@ def as_ids(X: Any) -> np.ndarray:
             "X of a featpipe pipeline is the ids themselves."
         )
     return ids
+
+
+def arrays_meant(features: CachedFeatures) -> list[CachedArray]:
+    """Return the cached arrays that features may settle on, whichever layers a search chooses among them.
+
+    Raises
+    ------
+    FeaturesNotCached
+        There is none.
+    """
+    return list(features._candidates())

@@ -300,7 +300,7 @@ def _refuse_seen(estimator: BaseEstimator, recipe: Recipe, dataset: AnyDataset, 
     """Refuse features of a network that was tuned on stimuli that are scored; raises `RecipeError`."""
     pipeline = getattr(estimator, "estimator", estimator)
     if tuner_of(pipeline) is None:
-        refuse_tuned_features(clone(pipeline[0]).fit(dataset.ids), recipe.pipeline[0], dataset, folds)
+        refuse_tuned_features(pipeline[0], recipe.pipeline[0], dataset, folds)
 
 
 def _where(request: FitRequest, dataset: AnyDataset, epoch_progress: Progress | None) -> dict[str, Any]:

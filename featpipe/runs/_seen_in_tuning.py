@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import RecipeError
-from featpipe.features import arrays_of, parts_of
+from featpipe.features import arrays_meant, parts_of
 from featpipe.models import tuned_on
 from featpipe.runs._record import AnyDataset
 from featpipe.runs._tasks import Folds
@@ -23,7 +23,7 @@ def refuse_tuned_features(features: Any, asked: Any, dataset: AnyDataset, folds:
     Parameters
     ----------
     features : CachedFeatures or JoinedFeatures
-        Fitted.
+        Not fitted: a search may choose among layers.
     asked : CachedFeatures or JoinedFeatures
         The same as the recipe has it, which may name a checkpoint.
     dataset : Dataset or RDMDataset
@@ -63,7 +63,7 @@ def refuse_tuned_features(features: Any, asked: Any, dataset: AnyDataset, folds:
 def _checkpoints(part: Any, named: Any) -> list[Path]:
     """Return the checkpoints that a part's features are of: as they were asked for, and as provenance has them."""
     asked = [named.model or ""]
-    for spec in part.specs_:
-        asked += [array.provenance.get("model_asked") or "" for array in arrays_of(part.cache, spec, None)]
+    for array in arrays_meant(part):
+        asked.append(array.provenance.get("model_asked") or "")
     paths = [name.removeprefix(_LOCAL) for name in asked if name.startswith(_LOCAL)]
     return [Path(path) for path in dict.fromkeys(paths)]

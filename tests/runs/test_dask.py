@@ -404,7 +404,7 @@ def test_an_interrupted_run_leaves_nothing(root, tmp_path):
     workers = psutil.Process(run.pid).children(recursive=True)
     os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     told = run.communicate()[1]
-    assert run.returncode == 130
+    assert run.returncode == 130, told
     assert "dask: 2 workers at tcp://127.0.0.1:" in told
     assert {path.name for path in tmp_path.iterdir()} == {"slow.py", "begun"}
     _, left = psutil.wait_procs(workers, timeout=5)
