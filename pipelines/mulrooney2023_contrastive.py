@@ -1,22 +1,22 @@
 """AlexNet tuned by contrasting its outputs with the responses to the images, and ridge on the tuned features.
 
     featpipe fit mulrooney2023_contrastive --data algonauts2023:DIR --subject 1 --target EBA --out cl
-    featpipe fit mulrooney2023_contrastive --variant regression --data algonauts2023:DIR --subject 1 --target EBA --out mse
+    featpipe fit mulrooney2023_contrastive --variant regression --data algonauts2023:DIR --subject 1 --target EBA --out r
     featpipe fit mulrooney2023_contrastive --variant untuned --data algonauts2023:DIR --subject 1 --target EBA --out raw
-    featpipe compare-runs raw mse cl
+    featpipe compare-runs raw r cl
 
 The features are AlexNet's 1000 outputs. The loss is the report's equation 1 over batches of 1024: responses are the
-anchors, and the image that belongs to a response is not in its denominator. Epoch and penalties are chosen by a tenth of
-the training stimuli that the network was not tuned to (--set tuner__validation_fraction=0.2). `untuned` is the control, `regression` the network regressed directly onto the
-responses. The report leaves temperature, learning rates and number of epochs open; those here are the estimators'.
-Without `--target` all responses tune one network; the report has a network for each ROI.
+anchors, and the image that belongs to a response is not in its denominator. Epoch and penalties are chosen by a tenth
+of the training stimuli, to which the network was not tuned (--set tuner__validation_fraction=0.2 takes more). `untuned`
+is the control, `regression` the network regressed directly onto the responses. The report leaves temperature, learning
+rates and number of epochs open; those here are the estimators'. Without `--target` all responses tune one network; the
+report has a network for each ROI.
 """
 
 from sklearn.pipeline import Pipeline
 
-from featpipe import LayerScaler, RidgeEncoder
+from featpipe import ContrastiveTuner, LayerScaler, ResponseTuner, RidgeEncoder
 from featpipe.recipes import Recipe
-from featpipe.tuning.responses import ContrastiveTuner, ResponseTuner
 
 ALEXNET = ("torchvision:alexnet", "output")
 
