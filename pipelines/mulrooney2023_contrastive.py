@@ -1,8 +1,8 @@
 """AlexNet tuned by contrasting its outputs with the responses to the images, and ridge on the tuned features.
 
-    featpipe fit mulrooney2023_contrastive --data algonauts2023:DIR --subject 1 --target EBA --out cl
-    featpipe fit mulrooney2023_contrastive --variant regression --data algonauts2023:DIR --subject 1 --target EBA --out r
-    featpipe fit mulrooney2023_contrastive --variant untuned --data algonauts2023:DIR --subject 1 --target EBA --out raw
+    featpipe fit mulrooney2023_contrastive --data algonauts2023:D --subject 1 --target EBA --out cl
+    featpipe fit mulrooney2023_contrastive --variant regression --data algonauts2023:D --subject 1 --target EBA --out r
+    featpipe fit mulrooney2023_contrastive --variant untuned --data algonauts2023:D --subject 1 --target EBA --out raw
     featpipe compare-runs raw r cl
 
 The features are AlexNet's 1000 outputs. The loss is the report's equation 1 over batches of 1024: responses are the
