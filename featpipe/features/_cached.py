@@ -262,5 +262,8 @@ def arrays_meant(features: CachedFeatures) -> list[CachedArray]:
     ------
     FeaturesNotCached
         There is none.
+    RequestError
+        Parameters that do not exist.
     """
+    features._check_parameters()
     return list(features._candidates())

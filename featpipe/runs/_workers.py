@@ -296,7 +296,9 @@ def _watch(client: Any, backend: Any, done: threading.Event) -> None:
     last = time.monotonic()  # that a worker was seen
     while not done.wait(_LOOK):
         if client.status != "running":
-            if not done.wait(_LOOK):  # an interrupt from the terminal ends workers too, and is to be told as one
+            if not done.wait(
+                _LOOK
+            ):  # an interrupt from the terminal ends workers too, and is to be told as one
                 backend.fail(WorkError(LOST))
         elif _n_workers(client):
             last = time.monotonic()

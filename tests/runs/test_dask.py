@@ -397,6 +397,8 @@ def test_an_interrupted_run_leaves_nothing(root, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # tests that run in a shell's background would hand on that interrupts are ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not begun.exists():
         assert run.poll() is None, run.stderr.read()

@@ -105,7 +105,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path):
     }
     for kind, seen in epochs.items():
         path = tmp_path / kind
-        assert 0 < max(seen) < LONG.max_epochs, "no child was killed on its way"
+        assert any(0 < number < LONG.max_epochs for number in seen), "no child was killed on its way"
         expected = _bits(*_run(training=LONG, owners=kind == "parts"))
         assert _bits(*_run(path, LONG, owners=kind == "parts")) == expected
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "parts"]
