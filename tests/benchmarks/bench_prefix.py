@@ -3,7 +3,7 @@
     python -m tests.benchmarks prefix        or: python tests/benchmarks/bench_prefix.py [--pairs 3] [--threads 2]
 
 VGG-16 with random weights, frozen up to conv5_2 (``features.26``), read at fc7 before its ReLU (``classifier.3``), 48
-images of 224 pixels in batches of 24. An epoch is forward, backward and a step of SGD. The trainable part alone
+images of 224 pixels in one batch. An epoch is forward, backward and a step of SGD. The trainable part alone
 runs on its inputs in memory: what follows ``features.27``, the ReLU of conv5_2. Runs are interleaved; ratios are
 medians of those within a round. Wanted: at least 5 times as fast as without, and 0.9 of the speed of the part alone.
 """
@@ -25,7 +25,7 @@ from featpipe.tuning.images._row_memory import ACTIVATIONS
 from featpipe.tuning.network import Body
 
 FROZEN, LAYER = "..features.26", "classifier.3"
-N_IMAGES, BATCH = 48, 24
+N_IMAGES, BATCH = 48, 48
 
 
 class Pixels:
