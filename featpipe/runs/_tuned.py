@@ -21,8 +21,6 @@ CHECKPOINTS = "checkpoints"  # folder of a run that is being made: states of tra
 WEIGHTS = "tuned.safetensors"
 HISTORY = "training_history.csv"
 RANGE_TEST = "range_test.csv"
-# How a tuner's network is asked for, by parameters of `ModelRequest`
-_REQUEST = ("model", "weights", "preprocess", "mean", "std", "image_size", "trust")
 
 
 def told(
@@ -58,9 +56,9 @@ def released(pipeline: Pipeline) -> None:
 
 def network_request(tuner: Any) -> ModelRequest:
     """Return the request for a tuner's network as it was before tuning."""
-    asked = {name: getattr(tuner, name) for name in _REQUEST}
-    asked = {name: tuple(value) if isinstance(value, list) else value for name, value in asked.items()}
-    return ModelRequest(model_args=tuple((tuner.model_args or {}).items()), **asked)
+    from featpipe.tuning._tuned import network_request as asked  # torch, which the tuner has imported
+
+    return asked(tuner)
 
 
 def write_tuned(folder: RunFolder, tuner: Any) -> None:

@@ -22,7 +22,7 @@ from featpipe.tuning._training import number, one_of
 from featpipe.tuning.network import Body
 from featpipe.tuning.rdms._mask_module import EVALUATED, MaskedNetwork, MaskObjective
 from featpipe.tuning.rdms._pairs import PairBatches, StimulusBatches, held_out_rho
-from featpipe.tuning.rdms._rdm_tuner import RDMTuner
+from featpipe.tuning.rdms._rdm_tuner import RDMTuner, correlation_distances
 
 Pairs = tuple[np.ndarray, np.ndarray]  # rows of the two stimuli
 
@@ -208,7 +208,7 @@ class ChannelMaskTuner(RDMTuner):
     def _features(self, ids: np.ndarray) -> Layers:
         """Return the masked embedding, or `transform_layers` of the tuned network without a mask."""
         masked = self.transform_layers is None
-        return [("masked", self._predicting(ids))] if masked else super()._features(ids)
+        return [("masked", self._masked(ids))] if masked else super()._features(ids)
 
     @property
     def stage_tuning_(self):
@@ -216,7 +216,10 @@ class ChannelMaskTuner(RDMTuner):
         check_is_fitted(self)
         return stage_tuning(self.coef_, self.coef_layer_, self.layers_)
 
-    def _predicting(self, ids: np.ndarray) -> np.ndarray:
+    def _dissimilarities(self, ids: np.ndarray) -> np.ndarray:
+        return correlation_distances(self._masked(ids))
+
+    def _masked(self, ids: np.ndarray) -> np.ndarray:
         module = self._load(ids)
         with torch.inference_mode(), precision_of("fp32", choose_device(self.device)):
             parts = [module(rows).cpu().numpy() for rows in torch.arange(len(ids)).split(EVALUATED)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -28,14 +29,9 @@ class RDMTuner(Tuner):
         measured = self._check_y(y, as_ids(X))
         return float(np.nanmean(rdm_rho(measured, self.predict(X))))
 
+    @abstractmethod
     def _dissimilarities(self, ids: np.ndarray) -> np.ndarray:
-        """Return 1 - r over the features that predict, of all pairs, (n_stimuli, n_stimuli)."""
-        values = rdm(self._predicting(ids), "correlation").values[0]
-        return np.where(np.isnan(values), 1.0, values)  # constant features correlate with nothing
-
-    def _predicting(self, ids: np.ndarray) -> np.ndarray:
-        """Return the features whose correlations are the prediction, (n_stimuli, n_features)."""
-        raise NotImplementedError
+        """Return the predicted dissimilarities of all pairs, (n_stimuli, n_stimuli)."""
 
     def _check_y(self, y: Any, ids: np.ndarray) -> RDMs:
         if not isinstance(y, RDMs):
@@ -55,3 +51,9 @@ class RDMTuner(Tuner):
         """Return the RDMs that choose the epoch, of those that are fitted to."""
         wanted = [self.validate_on] if isinstance(self.validate_on, str) else self.validate_on
         return y if wanted is None else y.select(targets=wanted)
+
+
+def correlation_distances(features: np.ndarray) -> np.ndarray:
+    """Return 1 - r of the rows of features (n_stimuli, …), (n_stimuli, n_stimuli); 1 from a constant row."""
+    values = rdm(features.reshape(len(features), -1), "correlation").values[0]
+    return np.where(np.isnan(values), 1.0, values)

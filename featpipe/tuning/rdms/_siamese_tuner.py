@@ -22,7 +22,7 @@ from featpipe.tuning.rdms._pairs import (
     pairs_of,
     rdm_of_rows,
 )
-from featpipe.tuning.rdms._rdm_tuner import RDMTuner
+from featpipe.tuning.rdms._rdm_tuner import RDMTuner, correlation_distances
 from featpipe.tuning.rdms._targets import mean_dissimilarities
 
 LOSSES = ("squared", "correlation")
@@ -187,9 +187,9 @@ class SiameseTuner(RDMTuner):
     def _transform_taps(self) -> list[str]:
         return [self.layer_] if self.transform_layers is None else texts(self.transform_layers)
 
-    def _predicting(self, ids: np.ndarray) -> np.ndarray:
+    def _dissimilarities(self, ids: np.ndarray) -> np.ndarray:
         _, features = self._read(ids, [self.layer_])[0]  # whatever layers `transform` is asked for
-        return features.reshape(len(features), -1)
+        return correlation_distances(features)
 
     def _backbone_to_read(self) -> Backbone:
         request = network_request(self)
