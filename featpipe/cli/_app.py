@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 import featpipe
-from featpipe.cli._cache import cache_app
 from featpipe.cli._compare import compare_command
 from featpipe.cli._compare_runs import compare_runs_command
 from featpipe.cli._console import note, say
@@ -18,6 +17,7 @@ from featpipe.cli._fit import fit_command, predict_command, recipes_command, rep
 from featpipe.cli._models import layers_command, models_command
 from featpipe.cli._retention import retention_command
 from featpipe.cli._submit import submit_command
+from featpipe.cli.cache import cache_app
 from featpipe.errors import FeatpipeError
 
 INTERRUPTED = 130

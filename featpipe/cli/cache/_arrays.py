@@ -1,0 +1,55 @@
+"""Arrays of a cache as its commands name and show them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featpipe.cli._console import note
+from featpipe.errors import AmbiguousFeatures, FeaturesNotCached
+
+if TYPE_CHECKING:
+    from featpipe.store import CachedArray, FeatureCache
+
+WORDS = ("model", "weights", "layer", "reduce")
+
+Keys = Annotated[list[str] | None, typer.Argument(help="Keys or their first digits; all arrays by default.")]
+
+
+def opened(cache: str) -> FeatureCache:
+    """Open a cache, and say on stderr when it holds nothing."""
+    from featpipe.store import FeatureCache
+
+    store = FeatureCache(cache)
+    if not store.keys():
+        note(f"featpipe: {cache} holds no arrays.")
+    return store
+
+
+def one_array(store: FeatureCache, key: str) -> CachedArray:
+    """Open the one array whose key begins so."""
+    found = [full for full in store.keys() if full.startswith(key)]
+    if not found:
+        raise FeaturesNotCached(f"{store.root} has no array {key!r}. `featpipe cache ls` lists the keys.")
+    if len(found) > 1:
+        raise AmbiguousFeatures(f"{len(found)} keys begin with {key!r}: give more digits.")
+    return store.array(found[0])
+
+
+def row_of(array: CachedArray) -> dict[str, Any]:
+    """Return what commands show of an array, by name."""
+    return {
+        "key": array.key,
+        "model": array.spec.model,
+        "weights": array.provenance.get("weights_label") or array.spec.weights[:12],
+        "layer": array.spec.layer_label,
+        "reduce": str(array.spec.reduction),
+        "view": array.spec.view,
+        "shape": list(array.row_shape),
+        "dtype": str(array.dtype),
+        "stimuli": f"{array.manifest.name} ({array.stimuli_digest[:8]})",
+        "rows": array.n_stimuli,
+        "complete": array.complete,
+        "bytes": array.nbytes,
+    }

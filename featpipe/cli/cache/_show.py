@@ -1,0 +1,41 @@
+"""``featpipe cache show``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from featpipe.cli._console import say, say_json
+from featpipe.cli._options import Cache, Json
+from featpipe.cli.cache._arrays import one_array, opened, row_of
+
+
+def show_command(
+    key: Annotated[str, typer.Argument(help="Key or its first digits.")],
+    cache: Cache = "cache",
+    as_json: Json = False,
+) -> None:
+    """Show one array: spec, provenance, shards."""
+    array = one_array(opened(cache), key)
+    shown = {
+        **row_of(array),
+        "key": array.key,
+        "spec": array.spec.to_json(),
+        "dims": list(array.dims),
+        "codec": array.codec,
+        "shard_rows": array.shard_rows,
+        "missing_shards": array.missing,
+        "provenance": array.provenance,
+        "path": str(array.folder),
+    }
+    if as_json:
+        say_json(shown)
+        return
+    for name, value in shown.items():
+        if isinstance(value, dict):
+            say(f"{name}:")
+            for inner, item in value.items():
+                say(f"  {inner:<16} {item}")
+        else:
+            say(f"{name:<18} {value}")
