@@ -6,6 +6,7 @@ from featpipe.store._codec import CODECS
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
+from featpipe.store.location import is_url
 
 __all__ = [
     "CODECS",
@@ -15,4 +16,5 @@ __all__ = [
     "FeatureCache",
     "Problem",
     "StoredStimuli",
+    "is_url",
 ]

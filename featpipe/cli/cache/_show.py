@@ -27,7 +27,7 @@ def show_command(
         "shard_rows": array.shard_rows,
         "missing_shards": array.missing,
         "provenance": array.provenance,
-        "path": str(array.folder),
+        "path": f"{array.location.url}/{array.base}",
     }
     if as_json:
         say_json(shown)
