@@ -188,10 +188,12 @@ def _stimulus_sets(
     source: str, subject: str | None, split: str | None, **how: bool
 ) -> dict[str, StimulusSet]:
     """Open what is to be extracted: one set, or with ``--subject all`` one a subject, by its name."""
-    from featpipe.datasets import EVERYONE, is_data, subjects_of
+    from featpipe.datasets import EVERYONE, is_data
 
     if subject != EVERYONE or not is_data(source):
         return {"": open_stimuli(source, subject, split, **how)}
+    from featpipe.datasets import subjects_of
+
     return {name: open_stimuli(source, name, split, **how) for name in subjects_of(source)}
 
 
@@ -266,10 +268,12 @@ def open_stimuli(
     source: str, subject: str | None, split: str | None, *, skip_broken: bool, rehash: bool, quiet: bool
 ) -> StimulusSet:
     """Open the images of a SOURCE or of DATA, and say what was left out."""
-    from featpipe.datasets import is_data, load_stimuli
+    from featpipe.datasets import is_data
     from featpipe.stimuli import StimulusSet
 
     if is_data(source):
+        from featpipe.datasets import load_stimuli
+
         return load_stimuli(source, subject=subject, split=split)
     if subject or split:
         raise SpecError(
