@@ -2,17 +2,26 @@
 
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
+from featpipe.store._claim_files import ClaimFiles, Owner
+from featpipe.store._claims import CLAIM_EXPIRY, LEAST_CLAIM_EXPIRY, Claims, exclusive_claim, work_of
 from featpipe.store._codec import CODECS
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
 
 __all__ = [
+    "CLAIM_EXPIRY",
     "CODECS",
+    "LEAST_CLAIM_EXPIRY",
     "SHARD_ROWS",
     "ArrayWriter",
     "CachedArray",
+    "ClaimFiles",
+    "Claims",
     "FeatureCache",
+    "Owner",
     "Problem",
     "StoredStimuli",
+    "exclusive_claim",
+    "work_of",
 ]
