@@ -2,6 +2,8 @@
 
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
+from featpipe.store._claim_files import ClaimFiles, Owner
+from featpipe.store._claims import CLAIM_EXPIRY, LEAST_CLAIM_EXPIRY, Claims, exclusive_claim, work_of
 from featpipe.store._codec import CODECS
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
@@ -9,12 +11,19 @@ from featpipe.store._writer import ArrayWriter
 from featpipe.store.location import is_url
 
 __all__ = [
+    "CLAIM_EXPIRY",
     "CODECS",
+    "LEAST_CLAIM_EXPIRY",
     "SHARD_ROWS",
     "ArrayWriter",
     "CachedArray",
+    "ClaimFiles",
+    "Claims",
     "FeatureCache",
+    "Owner",
     "Problem",
     "StoredStimuli",
+    "exclusive_claim",
     "is_url",
+    "work_of",
 ]
