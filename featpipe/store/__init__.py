@@ -3,7 +3,14 @@
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
 from featpipe.store._claim_files import ClaimFiles, Owner
-from featpipe.store._claims import CLAIM_EXPIRY, LEAST_CLAIM_EXPIRY, Claims, exclusive_claim, work_of
+from featpipe.store._claims import (
+    CLAIM_EXPIRY,
+    LEAST_CLAIM_EXPIRY,
+    Claims,
+    claim_storage,
+    exclusive_claim,
+    work_of,
+)
 from featpipe.store._codec import CODECS
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
@@ -23,6 +30,7 @@ __all__ = [
     "Owner",
     "Problem",
     "StoredStimuli",
+    "claim_storage",
     "exclusive_claim",
     "is_url",
     "work_of",
