@@ -110,7 +110,7 @@ class Objects(Location):
 
     def replace_if(self, name: str, content: bytes, version: Any) -> bool:
         """Replace a file that is still the version given (None: that is not there); tell whether it was."""
-        mode: Any = "create" if version is None else {"e_tag": version, "version": None}
+        mode: Any = "create" if version is None else {"e_tag": version}
         with self._writing(name):
             try:
                 self._try(lambda: obstore.put(self._store, self._prefix + name, content, mode=mode))
