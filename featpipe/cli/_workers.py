@@ -52,4 +52,4 @@ def for_workers(source: str, dask: str | None, *, dry: bool) -> str:
 
 def on_workers(done: Extraction) -> str:
     """Return the end of the line that says what was done."""
-    return f", {done.n_workers} dask workers" if done.n_workers else ""
+    return f", {done.n_workers} dask worker{'s' if done.n_workers > 1 else ''}" if done.n_workers else ""

@@ -8,7 +8,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -110,7 +110,8 @@ def _told(client: Any, parcel: Parcel) -> Iterator[str]:
         yield name
     finally:
         if client.status == "running":
-            client.unregister_worker_plugin(name)
+            with suppress(OSError):  # of a worker that is dying, with what it was told
+                client.unregister_worker_plugin(name)
 
 
 def _made(client: Any, name: str, parcel: Parcel, progress: Progress) -> dict[str, Any]:
