@@ -13,7 +13,7 @@ import torch
 
 from featpipe.extraction._forward import choose_device
 from featpipe.extraction._images import ImageBatches, default_workers, padded
-from featpipe.extraction._order import Target
+from featpipe.extraction._order import LEAST_BATCH, Target
 from featpipe.extraction._passes import forward_passes, in_batches, one_behind, put_parts
 from featpipe.extraction._plan import Pool, ShardJob, known_shard_rows, missing_shards, shard_jobs
 from featpipe.extraction._run import Run, device_name, first_image, how_computed
@@ -93,13 +93,16 @@ class ShardRun(Run):
         return forward.batch_size
 
     def prepared(self, shard: int, batch_size: int) -> Prepared | None:
-        """Look what a shard lacks and decode its first images; None if it is there already."""
-        shard_rows = self.cache.stimuli(self.stimuli.digest).shard_rows
+        """Look what a shard lacks and decode its first images; None if it is there already.
+
+        `batch_size` is 0 where it seemed that nothing is to be computed.
+        """
+        self.lacking  # noqa: B018 - before the shard is looked at, so that it holds what the shard lacks
+        shard_rows, size = self.cache.stimuli(self.stimuli.digest).shard_rows, batch_size or LEAST_BATCH
         lacks = {t: [shard] for t, shards in self._missing(shard_rows).items() if shard in shards}
         for job in shard_jobs(lacks, self.pools, n_stimuli=len(self.stimuli), shard_rows=shard_rows):
-            parts = in_batches(job.computed, batch_size or 1)
-            batches = self.images.of(padded(rows, batch_size) for rows in parts)
-            return Prepared(job, chain(list(islice(batches, 1)), batches), batch_size)
+            batches = self.images.of(padded(rows, size) for rows in in_batches(job.computed, size))
+            return Prepared(job, chain(list(islice(batches, 1)), batches), size)
         return None
 
     def computed(self, shard: Prepared) -> Computed:
