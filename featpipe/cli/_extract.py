@@ -20,6 +20,7 @@ from featpipe.cli._console import (
 from featpipe.cli._options import (
     BatchSize,
     Cache,
+    DaskOfShards,
     Device,
     ImageSize,
     Interpolation,
@@ -36,6 +37,7 @@ from featpipe.cli._options import (
     batch_size,
     model_request,
 )
+from featpipe.cli._workers import for_workers, on_workers, workers_of
 from featpipe.errors import SpecError
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def extract_command(
     size: BatchSize = "auto",
     device: Device = "auto",
     workers: Workers = None,
+    dask: DaskOfShards = None,
     codec: Annotated[str, typer.Option("--codec", help="Compression of new arrays; auto measures.")] = "auto",
     shard_rows: Annotated[
         int | None,
@@ -168,6 +171,7 @@ def extract_command(
         made = _views(views, augmentation, view_seed)
         orders = [_order(request, _needed("--layers", layers), store_dtype, precision, made)]
     source = _needed("--images", images) if recipe is None else _needed("--data", data)
+    source = for_workers(source, dask, dry=dry)
     sets = _stimulus_sets(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
     if dry:
@@ -180,15 +184,11 @@ def extract_command(
         _say_sets(plans, lambda name: (_dry_run_json, _say_dry_run), as_json)
         return
     done: dict[str, list[Extraction]] = {}
-    for (
-        name,
-        stimuli,
-    ) in sets.items():  # one after the other: what two subjects saw is computed once and copied
-        with showing_progress(f"extract {name}".strip(), quiet=as_json) as progress:
-            done[name] = [
-                extract(order, stimuli, store, means=means, progress=progress, rehash=rehash)
-                for order in orders
-            ]
+    with workers_of(dask, quiet=as_json) as there:
+        fill = partial(extract, means=means, rehash=rehash, workers=there)
+        for name, stimuli in sets.items():  # one by one: what two subjects saw is computed once and copied
+            with showing_progress(f"extract {name}".strip(), quiet=as_json) as progress:
+                done[name] = [fill(order, stimuli, store, progress=progress) for order in orders]
     _say_sets(done, lambda name: (partial(_extraction_json, sets[name], cache), _say_extraction), as_json)
 
 
@@ -316,6 +316,7 @@ def _extraction_json(stimuli: StimulusSet, cache: str, done: Extraction) -> dict
         "images_per_second": round(_rate(done), 2),
         "device": done.device,
         "batch_size": done.batch_size,
+        "workers": done.n_workers,
         "weights": done.card.weights,
         "weights_label": done.card.weights_label,
         "skipped": [list(item) for item in stimuli.skipped],
@@ -335,7 +336,7 @@ def _say_extraction(done: Extraction) -> None:
         return
     say(
         f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
-        f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, {done.device or 'no device'}."
+        f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, {done.device or 'no device'}{on_workers(done)}."
     )
 
 

@@ -125,6 +125,7 @@ class Extraction:
     seconds: float
     device: str = ""
     batch_size: int = 0
+    n_workers: int = 0  # of dask
 
     @property
     def keys(self) -> list[str]:

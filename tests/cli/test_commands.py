@@ -24,7 +24,7 @@ COMMANDS = {
     "extract": (
         "--model --layers --images --cache --weights --model-arg --mean --std --image-size --interpolation "
         "--precision --preprocess --store-dtype --views --augmentation --view-seed --batch-size "
-        "--device --recipe --data --set --skip-broken --dry-run --trust --json"
+        "--device --dask --recipe --data --set --skip-broken --dry-run --trust --json"
     ),
     "fit": "--data --target --subject --cache --set --search --cv --extract --out --trust --json",
     "predict": "--images --out --cache --weights --trust --json",
