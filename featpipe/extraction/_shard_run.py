@@ -67,7 +67,9 @@ class ShardRun(Run):
     @cached_property
     def writer(self) -> WriterAtOnce:
         """The writer of all shards."""
-        return WriterAtOnce(self.cache, self.stimuli.manifest, self.means.codec, self.dims)
+        return WriterAtOnce(
+            self.cache, self.stimuli.manifest, self.means.codec, self.dims, committed=lambda job: None
+        )
 
     @cached_property
     def lacking(self) -> list[Target]:
