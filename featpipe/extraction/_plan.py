@@ -124,7 +124,7 @@ class Pool:
 def _is_sound(array: CachedArray, shard: int) -> bool:
     try:
         return bool(file_digest(array.shard_path(shard)) == array.commit(shard)["sha256"])
-    except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
+    except (CacheCorrupt, OSError):  # a record or a file that is damaged, lost, or closed to us
         return False
 
 

@@ -24,6 +24,7 @@ from featpipe.store._reading import (
     read_requests,
     requests_of,
 )
+from featpipe.store._refused import is_folder, reading
 from featpipe.store._shard import ShardFile
 from featpipe.store._static import FEATURES_METADATA, SPEC, decode_ids
 
@@ -61,7 +62,7 @@ class CachedArray:
     def open(cls, folder: Path, stimuli: Callable[[str], StimulusManifest]) -> Self:
         """Open the array in a folder; raises `FeaturesNotCached`, `CacheCorrupt`, or `RequestError`."""
         key = folder.name
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise FeaturesNotCached(
                 f"There is no array {key!r} in {folder.parent.parent}. `featpipe cache ls` lists those that "
                 "are there."
@@ -156,7 +157,8 @@ class CachedArray:
             return {}
         shard = min(committed)
         path = commit_path(self.folder, shard)
-        record = (shard, path.stat().st_ino if path.exists() else 0)  # a repaired shard has another record
+        with reading(path):
+            record = (shard, path.stat().st_ino if path.exists() else 0)  # a repaired shard has another record
         if record not in self._provenance:
             self._provenance[record] = self.commit(shard)["provenance"]
         return self._provenance[record]
@@ -164,7 +166,8 @@ class CachedArray:
     @property
     def nbytes(self) -> int:
         """Bytes on disk of the committed shards."""
-        return sum(self.shard_path(shard).stat().st_size for shard in self.committed)
+        with reading(self.folder):
+            return sum(self.shard_path(shard).stat().st_size for shard in self.committed)
 
     def shard_path(self, shard: int) -> Path:
         """Return the file of a shard."""
@@ -198,12 +201,15 @@ class CachedArray:
             Rows lie in shards that are not committed.
         CacheCorrupt
             A shard cannot be what was written. Only `FeatureCache.verify` sees every changed byte.
+        CacheReadError
+            There is no permission to read it, or the disk fails.
         """
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)
         values = checked_out(out, (len(wanted), *self.row_shape), self.dtype)
         requests = requests_of(wanted, self.layout)
-        read_requests(requests, self.layout, self.open_shard, values, threads=threads or default_threads())
+        with reading(self.folder):
+            read_requests(requests, self.layout, self.open_shard, values, threads=threads or default_threads())
         return values
 
     def open_shard(self, shard: int) -> ShardFile:

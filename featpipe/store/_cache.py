@@ -19,6 +19,7 @@ from featpipe.store._codec import choose_codec
 from featpipe.store._commits import commit_path
 from featpipe.store._layout import DTYPES, ArrayLayout
 from featpipe.store._publish import set_aside, staging
+from featpipe.store._refused import is_folder, reading
 from featpipe.store._stimuli import StoredStimuli, load_stimuli, store_stimuli
 from featpipe.store._verify import Problem, Progress, verify_arrays, verify_stimuli
 from featpipe.store._writer import ArrayWriter, create_array, open_writer
@@ -47,8 +48,9 @@ class FeatureCache:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        if self.root.is_file():
-            raise RequestError(f"The cache {self.root} is a file; name a folder.")
+        with reading(self.root):
+            if self.root.is_file():
+                raise RequestError(f"The cache {self.root} is a file; name a folder.")
         self._stimuli: dict[str, StoredStimuli] = {}  # immutable on disk, and read once
 
     def __repr__(self) -> str:
@@ -82,7 +84,7 @@ class FeatureCache:
     def keys_of(self, spec: FeatureSpec) -> list[str]:
         """Return the keys of the arrays that hold these features, one a stimulus set."""
         keys = map(spec.key, self.stimuli_digests())  # sets are few and arrays many, so only those are listed
-        return [key for key in keys if (self.root / "arrays" / key).is_dir()]
+        return [key for key in keys if is_folder(self.root / "arrays" / key)]
 
     def stimuli_digests(self) -> list[str]:
         """Return the digests of all stimulus sets, sorted."""
@@ -106,7 +108,7 @@ class FeatureCache:
             Rows per shard of every array of this set, a multiple of 8.
         """
         folder = self._stimuli_folder(manifest.digest)
-        if not folder.is_dir():
+        if not is_folder(folder):
             store_stimuli(self.root, folder, manifest, shard_rows)
         return self.stimuli(manifest.digest)
 
@@ -160,7 +162,7 @@ class FeatureCache:
         )
         key = spec.key(stimuli_digest)
         folder = self.root / "arrays" / key
-        if not folder.is_dir():
+        if not is_folder(folder):
             create_array(self.root, folder, spec, layout, stored.manifest)
         return open_writer(self.root, self.array(key), layout)
 
@@ -168,7 +170,7 @@ class FeatureCache:
         """Remove arrays; raises `FeaturesNotCached`, before any is removed, when one is not there."""
         folders = [self.root / "arrays" / key for key in keys]
         for folder in folders:
-            if not _DIGEST.fullmatch(folder.name) or not folder.is_dir():
+            if not _DIGEST.fullmatch(folder.name) or not is_folder(folder):
                 raise FeaturesNotCached(f"There is no array {folder.name!r} in {self.root}.")
         for folder in folders:
             with staging(self.root) as staged:  # gone in one step, also when killed while deleting
@@ -237,6 +239,7 @@ class FeatureCache:
 
 def _digests_in(folder: Path) -> list[str]:
     try:
-        return sorted(name for name in os.listdir(folder) if _DIGEST.fullmatch(name))
+        with reading(folder):
+            return sorted(name for name in os.listdir(folder) if _DIGEST.fullmatch(name))
     except FileNotFoundError:
         return []

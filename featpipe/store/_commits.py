@@ -20,6 +20,7 @@ from featpipe.store._documents import (
     require_format,
     with_checksum,
 )
+from featpipe.store._refused import reading
 
 COMMITS = "commits"
 _NAME = re.compile(r"(0|[1-9][0-9]{0,9})\.json")
@@ -46,7 +47,8 @@ def commit_path(folder: Path, shard: int) -> Path:
 def committed_shards(folder: Path, n_shards: int) -> frozenset[int]:
     """List the shards that have a commit record now; reads none of them."""
     try:
-        names = os.listdir(folder / COMMITS)
+        with reading(folder / COMMITS):
+            names = os.listdir(folder / COMMITS)
     except FileNotFoundError:
         return frozenset()
     shards = (int(match[1]) for name in names if (match := _NAME.fullmatch(name)))

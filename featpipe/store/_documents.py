@@ -9,15 +9,16 @@ from typing import Any
 
 from featpipe.errors import CacheCorrupt, RequestError
 from featpipe.spec import FORMAT, canonical_json, digest_of
+from featpipe.store._refused import reading
 
 LARGEST = 1 << 20  # bytes of any JSON file but stimuli.json
 LARGEST_STIMULI = 1 << 30
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a small file; raises `CacheCorrupt` when it is missing or larger than it can be."""
+    """Read a small file; raises `CacheCorrupt` when it is missing or larger than it can be, or `CacheReadError`."""
     try:
-        with open(path, "rb") as file:
+        with reading(path), open(path, "rb") as file:
             content = file.read(largest + 1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise CacheCorrupt(f"{path} is not there, but what stands beside it needs it. {_ADVICE}") from error

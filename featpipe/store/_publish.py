@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featpipe.errors import CacheWriteError
+from featpipe.errors import CacheReadError, CacheWriteError
 
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 # File systems without hard links, or (BeeGFS) without hard links between folders.
@@ -36,7 +36,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says when a write fails into `CacheWriteError` with advice."""
     try:
         yield
-    except CacheWriteError:
+    except (CacheReadError, CacheWriteError):
         raise
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another cache")
@@ -56,7 +56,8 @@ def staging(root: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # what cannot be cleared away does no harm there
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -74,7 +75,7 @@ def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, 
 
 def publish_folder(staged: Path, place: Path) -> bool:
     """Move a folder to its place, unless something is there already; tell whether it was moved."""
-    for folder, _, _ in os.walk(staged, topdown=False):
+    for folder, _, _ in os.walk(staged, topdown=False, onerror=_refuse):
         sync_folder(Path(folder))
     make_folders(place.parent)
     try:
@@ -85,6 +86,10 @@ def publish_folder(staged: Path, place: Path) -> bool:
         return False
     sync_folder(place.parent)
     return True
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # os.walk would go on, and the folder would be published without being forced to disk
 
 
 def publish_file(root: Path, place: Path, content: bytes) -> bool:

@@ -19,6 +19,7 @@ from featpipe.store._documents import (
 )
 from featpipe.store._layout import MOST_SHARD_ROWS
 from featpipe.store._publish import publish_folder, staging, write_file
+from featpipe.store._refused import is_folder
 
 FILE = "stimuli.json"
 _OURS = ("format", "shard_rows", "checksum")
@@ -73,7 +74,7 @@ def load_stimuli(folder: Path, *, thorough: bool = False) -> StoredStimuli:
         The file is not what was written.
     """
     path = folder / FILE
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise FeaturesNotCached(
             f"There is no stimulus set {folder.name!r} in {folder.parent.parent}. Run `featpipe extract` on "
             "its images."

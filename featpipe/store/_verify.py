@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from featpipe.errors import CacheCorrupt, FeatpipeError
+from featpipe.errors import CacheCorrupt, CacheReadError, FeatpipeError
 from featpipe.remembered import file_digest
 from featpipe.store._array import CachedArray
 from featpipe.store._commits import COMMITS, commit_path
 from featpipe.store._documents import LARGEST_STIMULI, read_bytes
 from featpipe.store._reading import default_threads
+from featpipe.store._refused import reading
 from featpipe.store._static import STATIC_NAMES, static_files
 from featpipe.store._stimuli import FILE, load_stimuli
 
@@ -126,7 +127,7 @@ def _static_problems(root: Path, array: CachedArray) -> list[Problem]:
         try:
             if read_bytes(array.folder / name, largest=max(1, len(content))) != content:
                 found.append(problem(name, "it is not what the spec and the stimulus set call for"))
-        except CacheCorrupt as error:
+        except (CacheCorrupt, CacheReadError) as error:
             found.append(problem(name, str(error)))
     strangers = set(_files_below(array.folder / COMMITS)) - {f"{s}.json" for s in array.committed}
     return found + [problem(f"{COMMITS}/{name}", "it is no commit record") for name in sorted(strangers)]
@@ -134,9 +135,11 @@ def _static_problems(root: Path, array: CachedArray) -> list[Problem]:
 
 def _files_below(folder: Path) -> Iterator[str]:
     try:
-        yield from os.listdir(folder)
+        with reading(folder):
+            names = os.listdir(folder)
     except FileNotFoundError:
         return
+    yield from names
 
 
 def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> list[Problem]:
@@ -150,7 +153,7 @@ def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> li
     for name in sorted(said.keys() & set(STATIC_NAMES)):
         try:
             content = read_bytes(array.folder / name, LARGEST_STIMULI)
-        except CacheCorrupt as error:
+        except (CacheCorrupt, CacheReadError) as error:
             found.append(problem(name, str(error)))
             continue
         if hashlib.sha256(content).hexdigest() != said[name]:
@@ -159,7 +162,8 @@ def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> li
 
 
 def _static_digests(folder: Path) -> dict[str, str]:
-    return {name: file_digest(folder / name) for name in STATIC_NAMES}
+    with reading(folder):
+        return {name: file_digest(folder / name) for name in STATIC_NAMES}
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,8 @@ class ArrayWriter:
         for _ in range(_ATTEMPTS):
             if shard in self.array.committed:
                 return False
-            described = self._publish_shard(shard, rows) or self._adopt(shard, rows)
+            with writing(place):
+                described = self._publish_shard(shard, rows) or self._adopt(shard, rows)
             if described is not None:
                 size, sha256, ours = described
                 content = encode_commit(
