@@ -8,9 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featpipe.extraction._order import DryRun, Extraction, Means, Order, Progress, Target
+from featpipe.extraction._order import DryRun, Extraction, Means, NonFinite, Order, Progress, Target
 
-__all__ = ["DryRun", "Extraction", "Means", "Order", "Progress", "Target", "dry_run", "extract"]
+__all__ = ["DryRun", "Extraction", "Means", "NonFinite", "Order", "Progress", "Target", "dry_run", "extract"]
 
 if TYPE_CHECKING:
     from featpipe.extraction._dry_run import dry_run

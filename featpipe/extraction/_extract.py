@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from featpipe.extraction._allocator import keeping_freed_memory
+from featpipe.extraction._non_finite import kept
 from featpipe.extraction._order import Extraction, Means, Order, Progress, Target, by_view
 from featpipe.extraction._plan import known_shard_rows, missing_shards, targets_of
 from featpipe.models import resolve
@@ -74,6 +75,8 @@ def extract(
             device=next((run.device for run in runs if run.device), ""),
             batch_size=next((run.batch_size for run in runs if run.batch_size), 0),
         )
+    if means.non_finite == "keep":
+        done = replace(done, non_finite=kept(cache, targets))
     return replace(done, seconds=time.perf_counter() - began)
 
 

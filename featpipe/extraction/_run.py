@@ -73,7 +73,7 @@ class Run:
         lacks = missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows))
         jobs = list(shard_jobs(lacks, pools, n_stimuli=len(self.stimuli), shard_rows=shard_rows))
         self.dims = {target: pool.arrays[0].dims for target, pool in pools.items() if pool.arrays}
-        with ShardWriter(self.cache, self.stimuli.manifest, self.means.codec, self.dims) as writer:
+        with ShardWriter(self.cache, self.stimuli.manifest, self.means, self.dims) as writer:
             if any(len(job.computed) for job in jobs):
                 self._compute(jobs, pools, shard_rows, writer)
             else:

@@ -14,7 +14,7 @@ import numpy as np
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, SpecError, StimulusNotCached
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import commit_path, committed_shards, read_commit
+from featpipe.store._commits import commit_path, committed_shards, non_finite_in, read_commit
 from featpipe.store._documents import parse_json, read_bytes, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
@@ -158,10 +158,18 @@ class CachedArray:
         shard = min(committed)
         path = commit_path(self.folder, shard)
         with reading(path):
-            record = (shard, path.stat().st_ino if path.exists() else 0)  # a repaired shard has another record
+            record = (
+                shard,
+                path.stat().st_ino if path.exists() else 0,
+            )  # a repaired shard has another record
         if record not in self._provenance:
             self._provenance[record] = self.commit(shard)["provenance"]
         return self._provenance[record]
+
+    def non_finite(self) -> dict[int, int]:
+        """Return how many values are NaN or infinite in each committed shard that has any, by its record."""
+        counts = ((shard, non_finite_in(self.folder, shard)) for shard in sorted(self.committed))
+        return {shard: count for shard, count in counts if count}
 
     @property
     def nbytes(self) -> int:
@@ -209,7 +217,9 @@ class CachedArray:
         values = checked_out(out, (len(wanted), *self.row_shape), self.dtype)
         requests = requests_of(wanted, self.layout)
         with reading(self.folder):
-            read_requests(requests, self.layout, self.open_shard, values, threads=threads or default_threads())
+            read_requests(
+                requests, self.layout, self.open_shard, values, threads=threads or default_threads()
+            )
         return values
 
     def open_shard(self, shard: int) -> ShardFile:

@@ -105,6 +105,17 @@ def read_commit(folder: Path, key: str, shard: int, rows: range) -> dict[str, An
     return record
 
 
+def non_finite_in(folder: Path, shard: int) -> int:
+    """Return how many values of a shard are NaN or infinite, from its record, which is not checked: in a moment."""
+    path = commit_path(folder, shard)
+    count = parse_json(path, read_bytes(path), canonical=False).get("non_finite")
+    if type(count) is not int:
+        raise CacheCorrupt(
+            f"{path} does not say how many values are not finite. Run `featpipe cache verify`."
+        )
+    return count
+
+
 def count_non_finite(rows: np.ndarray) -> int:
     """Count NaN and infinite values, a part at a time so that memory stays small."""
     flat = rows.reshape(-1)

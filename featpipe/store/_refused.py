@@ -35,7 +35,8 @@ def reading(path: str | Path) -> Iterator[None]:
             raise
         advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another cache")
         raise CacheReadError(
-            f"{error.filename or path} could not be read: {error.strerror or error}. {advice}; nothing in the cache was changed."
+            f"{error.filename or path} could not be read: {error.strerror or error}. {advice}; nothing in the cache "
+            "was changed."
         ) from error
 
 

@@ -100,6 +100,7 @@ BAD = [
     ("unknown preprocessing", f"{X} --images images --preprocess crop", ["crop", "whole"]),
     ("unknown device", f"{X} --images images --device tpu", ["tpu", "cpu"]),
     ("unknown codec", f"{X} --images images --codec rar", ["rar", "zstd"]),
+    ("unknown policy for NaN", f"{X} --images images --non-finite drop", ["--non-finite", "'drop'", "refuse", "keep"]),
     ("dtype of layers", "layers python:tiny.py:build --trust --store-dtype int8", ["int8", "float16"]),
     ("unknown option", f"{X} --images images --layer stem", ["--layer"]),
     # the cache

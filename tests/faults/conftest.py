@@ -97,7 +97,9 @@ class FailingDisk:
                 try:
                     disk.passes("write", self.name)
                 except OSError:
-                    super().write(memoryview(content).cast("B")[: len(content) // 2])  # torn, as a full disk does
+                    super().write(
+                        memoryview(content).cast("B")[: len(content) // 2]
+                    )  # torn, as a full disk does
                     raise
                 return super().write(content)
 
@@ -123,7 +125,9 @@ def _whole(path, folder=None):
     """Return the absolute path of a path, of a name below an open folder, or of an open file."""
     if isinstance(path, int):
         return os.readlink(f"/proc/self/fd/{path}")
-    return os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if folder is not None else os.fspath(path)
+    return (
+        os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path) if folder is not None else os.fspath(path)
+    )
 
 
 @pytest.fixture(scope="session")
