@@ -20,12 +20,29 @@ _ADVICE = {
 }
 
 
-def of_the_system(error: OSError | MemoryError) -> str:
-    """Return what went wrong, and what to do about it."""
-    if isinstance(error, MemoryError):
-        what = str(error).rstrip(".") or "no more could be had"
-        return (
-            f"Memory ran out ({what}). Close some programs or raise the limit, or ask for less at a time: fewer "
-            "layers, a smaller --batch-size or --shard-rows, a reduction such as :mean. What was committed is kept."
-        )
+# What the loader of libraries, the starter of threads and torch say when they get no memory.
+_NO_MEMORY = (
+    "failed to map segment",
+    "Cannot allocate memory",
+    "can't allocate memory",
+    "can't start new thread",
+)
+
+
+def of_the_system(error: OSError) -> str:
+    """Return what the system refused, and what to do about it."""
     return f"{str(error).rstrip('.')}. {_ADVICE.get(error.errno or 0, 'Check the disk and the path.')}"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+def out_of_memory(error: Exception) -> str:
+    """Return what there was no memory for, and what to do about it."""
+    what = str(error).strip().rstrip(".") or "no more could be had"
+    return (
+        f"Memory ran out ({what}). Close some programs or raise the limit, or ask for less at a time: fewer layers, a "
+        "smaller --batch-size or --shard-rows, a reduction such as :mean. What was committed is kept."
+    )

@@ -25,6 +25,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EM
 _ADVICE = {
     errno.ENOSPC: "The disk is full. Free some space, or choose another cache",
     errno.EDQUOT: "The disk quota is used up. Free some space, or choose another cache",
+    errno.EFBIG: "Files may not become that large there (ulimit -f, or the file system). Raise the limit, take fewer "
+    "--shard-rows for a new stimulus set, or choose another cache",
     errno.EROFS: "The file system is read-only. Choose another cache to write to",
     errno.EACCES: "There is no permission to write there. Ask its owner, or choose another cache",
     errno.EPERM: "There is no permission to write there. Ask its owner, or choose another cache",

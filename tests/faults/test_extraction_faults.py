@@ -51,14 +51,14 @@ def rows_of(root, keys):
 
 @pytest.mark.slow
 def test_failures_all_over_an_extraction(tmp_path, run, failing_disk):
-    """At every seventh operation; those of the store are all taken in ``test_store_faults.py``."""
+    """At every thirteenth operation; those of the store are all taken in ``test_store_faults.py``."""
     start = tmp_path / "start"
     run(start, only_third=True)  # shards will mix copied and computed rows
     shutil.copytree(start, tmp_path / "sound")
     with failing_disk(tmp_path / "sound", None).attached() as counting:
         keys = run(tmp_path / "sound")
     sound = rows_of(tmp_path / "sound", keys)
-    for at in range(0, counting.count, 7):
+    for at in range(0, counting.count, 13):
         number = NUMBERS[at % 5]
         root = tmp_path / str(at)
         shutil.copytree(start, root)
