@@ -26,6 +26,7 @@
     │   └── MissingDependency (ImportError)  an extra is not installed
     └── WorkError (RuntimeError)             the work failed; exit code 1
         ├── CacheCorrupt                     bytes are not what was written
+        ├── CacheReadError (OSError)         no permission, or the disk fails
         ├── CacheWriteError (OSError)        disk full, read-only, no permission
         ├── CacheUnreachable (OSError)       no network, no access, a server that fails
         ├── CacheBusy                        somebody else is at it
@@ -136,6 +137,10 @@ class WorkError(FeatpipeError, RuntimeError):
 
 class CacheCorrupt(WorkError):
     """Bytes in the cache are not those that were written."""
+
+
+class CacheReadError(WorkError, OSError):
+    """The cache cannot be read, though it may be sound."""
 
 
 class CacheWriteError(WorkError, OSError):

@@ -41,7 +41,7 @@ from featpipe.cli._workers import for_workers, on_workers, workers_of
 from featpipe.errors import SpecError
 
 if TYPE_CHECKING:
-    from featpipe.extraction import DryRun, Extraction, Order
+    from featpipe.extraction import DryRun, Extraction, NonFinite, Order
     from featpipe.stimuli import StimulusSet
 
 
@@ -105,6 +105,12 @@ def extract_command(
             help="Take over shards of another run that gave no sign of life for so long; at least 120.",
         ),
     ] = 150,
+    non_finite: Annotated[
+        str,
+        typer.Option(
+            "--non-finite", help="Layers with NaN or infinite values: refuse, or keep, which counts them."
+        ),
+    ] = "refuse",
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Extract what this recipe needs, with --data.")
     ] = None,
@@ -133,7 +139,9 @@ def extract_command(
     from featpipe.extraction import Means, extract
     from featpipe.store import FeatureCache
 
-    means = Means(device, batch_size(size), workers, codec, shard_rows, _claim_expiry(claim_expiry))
+    means = Means(
+        device, batch_size(size), workers, codec, shard_rows, _claim_expiry(claim_expiry), non_finite
+    )
     if recipe is None:
         _refuse_beside("--model", {"--data": data, "--set": settings}, "They go with --recipe.")
     else:
@@ -321,6 +329,7 @@ def _extraction_json(stimuli: StimulusSet, cache: str, done: Extraction) -> dict
         "weights_label": done.card.weights_label,
         "skipped": [list(item) for item in stimuli.skipped],
         "arrays": _arrays(done),
+        "non_finite": None if done.non_finite is None else [_non_finite_json(bad) for bad in done.non_finite],
     }
 
 
@@ -333,11 +342,35 @@ def _say_extraction(done: Extraction) -> None:
     )
     if not done.n_computed and not done.n_reused:
         say(f"Nothing to do: all {of} are cached ({human_seconds(done.seconds)}).")
-        return
-    say(
-        f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
-        f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, {done.device or 'no device'}{on_workers(done)}."
-    )
+    else:
+        say(
+            f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
+            f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, "
+            f"{done.device or 'no device'}{on_workers(done)}."
+        )
+    _say_non_finite(done.non_finite or ())
+
+
+def _say_non_finite(found: Sequence[NonFinite]) -> None:
+    rows = [_non_finite_json(bad) for bad in found]
+    if rows:
+        say("Kept, though most estimators refuse them:")
+        columns = ["layer", "reduce", *_view_column(rows), "nan", "infinite", "images", "first"]
+        shown = [[str(row[name]) for name in columns] for row in rows]
+        show_table(columns, shown, right=["nan", "infinite", "images"])
+
+
+def _non_finite_json(bad: NonFinite) -> dict[str, Any]:
+    return {
+        "key": bad.target.key,
+        "layer": bad.target.spec.layer_label,
+        "reduce": str(bad.target.spec.reduction),
+        "view": bad.target.spec.view,
+        "nan": bad.n_nan,
+        "infinite": bad.n_infinite,
+        "images": bad.n_images,
+        "first": bad.first,
+    }
 
 
 def _arrays(done: Extraction) -> list[dict[str, Any]]:

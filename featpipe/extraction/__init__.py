@@ -8,13 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featpipe.extraction._order import DryRun, Extraction, Means, Order, Progress, Target
+from featpipe.extraction._order import DryRun, Extraction, Means, NonFinite, Order, Progress, Target
 
 __all__ = [
     "DaskWorkers",
     "DryRun",
     "Extraction",
     "Means",
+    "NonFinite",
     "Order",
     "Progress",
     "Target",

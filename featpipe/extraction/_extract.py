@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from featpipe.extraction._allocator import keeping_freed_memory
+from featpipe.extraction._non_finite import kept
 from featpipe.extraction._order import Extraction, Means, Order, Progress, Target, by_view
 from featpipe.extraction._plan import known_shard_rows, missing_shards, targets_of
 from featpipe.models import ModelCard, resolve
@@ -68,6 +69,8 @@ def extract(
     if lacking := _lacking(cache, targets, stimuli):
         compute = _compute_here if workers is None else workers.compute
         done = replace(done, **compute(order, stimuli, cache, means, card, lacking, progress))
+    if means.non_finite == "keep":
+        done = replace(done, non_finite=kept(cache, targets))
     return replace(done, seconds=time.perf_counter() - began)
 
 

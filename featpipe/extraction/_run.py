@@ -98,7 +98,7 @@ class Run:
         return ShardWriter(
             self.cache,
             self.stimuli.manifest,
-            self.means.codec,
+            self.means,
             self.dims,
             committed=lambda job: claims.release(str(job.shard)),
         )

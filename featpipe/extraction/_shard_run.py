@@ -68,7 +68,7 @@ class ShardRun(Run):
     def writer(self) -> WriterAtOnce:
         """The writer of all shards."""
         return WriterAtOnce(
-            self.cache, self.stimuli.manifest, self.means.codec, self.dims, committed=lambda job: None
+            self.cache, self.stimuli.manifest, self.means, self.dims, committed=lambda job: None
         )
 
     @cached_property

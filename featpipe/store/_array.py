@@ -14,7 +14,7 @@ import numpy as np
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecError, StimulusNotCached
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import commit_name, committed_shards, read_commit
+from featpipe.store._commits import commit_name, committed_shards, non_finite_in, read_commit
 from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
@@ -201,6 +201,16 @@ class CachedArray:
             self._provenance[shard, version] = self.commit(shard)["provenance"]
         return self._provenance[shard, version]
 
+    def non_finite(self) -> dict[int, int]:
+        """Return how many values are NaN or infinite in each committed shard that has any, by its record."""
+        if self.location.remote:
+            counts = {shard: self.commit(shard)["non_finite"] for shard in sorted(self.committed)}
+        else:
+            counts = {
+                shard: non_finite_in(self.location, self.base, shard) for shard in sorted(self.committed)
+            }
+        return {shard: count for shard, count in counts.items() if count}
+
     @property
     def nbytes(self) -> int:
         """Bytes on disk of the committed shards."""
@@ -220,7 +230,7 @@ class CachedArray:
         """Whether a shard's bytes are those that were committed."""
         try:
             return bool(self.location.digest(self.shard_name(shard)) == self.commit(shard)["sha256"])
-        except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
+        except (CacheCorrupt, OSError):  # a record or a file that is damaged, lost, or closed to us
             return False
 
     def read(
@@ -247,6 +257,8 @@ class CachedArray:
             Rows lie in shards that are not committed.
         CacheCorrupt
             A shard cannot be what was written. Only `FeatureCache.verify` sees every changed byte.
+        CacheReadError
+            There is no permission to read it, or the disk fails.
         """
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)

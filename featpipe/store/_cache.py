@@ -50,7 +50,7 @@ class FeatureCache:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.location: Location = locate(root)
-        if isinstance(self.location, Folder) and self.location.root.is_file():
+        if isinstance(self.location, Folder) and self.location.is_file():
             raise RequestError(f"The cache {self.root} is a file; name a folder.")
         self._stimuli: dict[str, StoredStimuli] = {}  # immutable on disk, and read once
 

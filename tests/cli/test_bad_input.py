@@ -105,6 +105,7 @@ BAD = [
     ("dask workers in words", f"{X} --images images --dask x", ["--dask 'x'", "number of workers", "tcp://"]),
     ("dry run on dask workers", f"{X} --images images --dask 2 --dry-run", ["--dry-run", "--dask"]),
     ("unknown codec", f"{X} --images images --codec rar", ["rar", "zstd"]),
+    ("unknown policy for NaN", f"{X} --images images --non-finite drop", ["--non-finite", "'drop'", "refuse", "keep"]),
     ("dtype of layers", "layers python:tiny.py:build --trust --store-dtype int8", ["int8", "float16"]),
     ("unknown option", f"{X} --images images --layer stem", ["--layer"]),
     # the cache
