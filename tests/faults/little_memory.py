@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -19,7 +20,7 @@ def run(words, limit=None):
     """Run a command in this process: exit code."""
     try:
         if limit is not None:
-            there = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            there = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (there + limit * 2**20,) * 2)
         main(words)
     except SystemExit as ended:
@@ -47,7 +48,6 @@ limits, warm, cache, *words = sys.argv[1:]
 torch.set_num_threads(1)
 assert run([*words, "--cache", warm, "--json"]) == 0  # all is imported, and no thread is left
 for limit in map(int, limits.split(",")):
-    print(
-        "\n" + json.dumps({"limit": limit, **forked([*words, "--cache", f"{cache}-{limit}"], limit)}),
-        flush=True,
-    )
+    result = {"limit": limit, **forked([*words, "--cache", f"{cache}-{limit}"], limit)}
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
