@@ -48,7 +48,6 @@ limits, warm, cache, *words = sys.argv[1:]
 torch.set_num_threads(1)
 assert run([*words, "--cache", warm, "--json"]) == 0  # all is imported, and no thread is left
 for limit in map(int, limits.split(",")):
-    print(
-        "\n" + json.dumps({"limit": limit, **forked([*words, "--cache", f"{cache}-{limit}"], limit)}),
-        flush=True,
-    )
+    result = {"limit": limit, **forked([*words, "--cache", f"{cache}-{limit}"], limit)}
+    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    sys.stdout.flush()
