@@ -3,16 +3,35 @@
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
 from featpipe.store._codec import CODECS
+from featpipe.store._export import ENDINGS, export_array
+from featpipe.store._find import ArrayFilter, last_written
+from featpipe.store._garbage import Garbage, GarbageFilter
+from featpipe.store._open import FORMS, open_array
+from featpipe.store._provenance import Origin, origins, spans
+from featpipe.store._statistics import Statistics, array_statistics
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
 
 __all__ = [
     "CODECS",
+    "ENDINGS",
+    "FORMS",
     "SHARD_ROWS",
+    "ArrayFilter",
     "ArrayWriter",
     "CachedArray",
     "FeatureCache",
+    "Garbage",
+    "GarbageFilter",
+    "Origin",
     "Problem",
+    "Statistics",
     "StoredStimuli",
+    "array_statistics",
+    "export_array",
+    "last_written",
+    "open_array",
+    "origins",
+    "spans",
 ]
