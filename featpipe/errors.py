@@ -27,6 +27,7 @@
     └── WorkError (RuntimeError)             the work failed; exit code 1
         ├── CacheCorrupt                     bytes are not what was written
         ├── CacheWriteError (OSError)        disk full, read-only, no permission
+        ├── CacheUnreachable (OSError)       no network, no access, a server that fails
         ├── NonFiniteFeatures                NaN or overflow in a layer
         └── DeviceOutOfMemory                even at the smallest batch
 
@@ -138,6 +139,10 @@ class CacheCorrupt(WorkError):
 
 class CacheWriteError(WorkError, OSError):
     """The cache cannot be written."""
+
+
+class CacheUnreachable(WorkError, OSError):
+    """A remote cache does not answer, or not to us."""
 
 
 class NonFiniteFeatures(WorkError):

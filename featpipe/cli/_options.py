@@ -11,7 +11,9 @@ from featpipe.errors import SpecError
 from featpipe.models import ModelRequest
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Cache = Annotated[str, typer.Option("--cache", help="The cache's folder.")]
+Cache = Annotated[
+    str, typer.Option("--cache", help="The cache's folder, or its URL: s3://, gs://, http(s)://.")
+]
 Weights = Annotated[
     str, typer.Option("--weights", help="default (the zoo's pretrained tag), a TAG, random:SEED, or a file.")
 ]

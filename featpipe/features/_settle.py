@@ -13,28 +13,32 @@ import numpy as np
 
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec, ModelRef, Reduction, from_anywhere, match_names
-from featpipe.store import CachedArray, FeatureCache
+from featpipe.store import CachedArray, FeatureCache, is_url
 
 
 @lru_cache(maxsize=16_384)
-def _opened(root: str, key: str, inode: int) -> CachedArray:
+def _opened(root: str, key: str, version: Any) -> CachedArray:
     """Open an array once: but for its commits, which are looked up afresh, it never changes."""
     return FeatureCache(root).array(key)
 
 
 def cached_arrays(cache: str | os.PathLike[str]) -> list[CachedArray]:
     """Return all arrays of a cache."""
-    root = Path(cache).resolve()
-    return [_open(root, key) for key in FeatureCache(root).keys()]
+    root = _root(cache)
+    return [_open(root, key) for key in FeatureCache(root).keys() if FeatureCache(root).has(key)]
 
 
-def _open(root: Path, key: str) -> CachedArray:
-    return _opened(str(root), key, (root / "arrays" / key).stat().st_ino)
+def _root(cache: str | os.PathLike[str]) -> str:
+    return str(cache) if is_url(cache) else os.path.realpath(cache)
 
 
-def arrays_of(cache: str | Path, spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
+def _open(root: str, key: str) -> CachedArray:
+    return _opened(root, key, None if is_url(root) else os.stat(f"{root}/arrays/{key}").st_ino)
+
+
+def arrays_of(cache: str | os.PathLike[str], spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
     """Return the arrays that hold these features, one a stimulus set, of the sets that may be looked at."""
-    root = Path(cache).resolve()
+    root = _root(cache)
     arrays = [_open(root, key) for key in FeatureCache(root).keys_of(spec)]
     return [array for array in arrays if stimuli is None or is_set(array, stimuli)]
 

@@ -11,7 +11,7 @@ import numpy as np
 from featpipe.features._rows import images_of, rows_of
 from featpipe.features._settle import arrays_of
 from featpipe.spec import FeatureSpec
-from featpipe.store import CachedArray
+from featpipe.store import CachedArray, is_url
 
 
 class StoredRows:
@@ -30,7 +30,8 @@ class StoredRows:
     """
 
     def __init__(self, cache: Any, specs: Sequence[FeatureSpec], stimuli: str | None) -> None:
-        self._cache, self._specs, self._stimuli = os.path.abspath(cache), list(specs), stimuli
+        self._cache = str(cache) if is_url(cache) else os.path.abspath(cache)
+        self._specs, self._stimuli = list(specs), stimuli
         self._pools = self._open()
 
     def read(self, layer: int, ids: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ from featpipe.runs._seen_in_tuning import refuse_tuned_features
 from featpipe.runs._tasks import Folds, Task, make_task
 from featpipe.runs._tuned import WEIGHTS, forget_trainings, released, told, write_tuned
 from featpipe.runs._workers import Place, Tell, asked_workers, computing
-from featpipe.store import FeatureCache
+from featpipe.store import FeatureCache, is_url
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class FitRequest:
     @property
     def cache_path(self) -> str:
         """The cache as this machine's other processes find it, wherever they run."""
-        return self.cache if self.dask is None or "://" in self.cache else os.path.abspath(self.cache)
+        return self.cache if self.dask is None or is_url(self.cache) else os.path.abspath(self.cache)
 
 
 def fit(

@@ -23,6 +23,7 @@ from featpipe.runs._predict import set_to_read
 from featpipe.runs._tasks import RDMTask, Task
 from featpipe.runs._tuned import network_request, tuner_record
 from featpipe.spec import from_anywhere
+from featpipe.store import is_url
 
 if TYPE_CHECKING:
     from featpipe.runs._fit import FitRequest
@@ -61,7 +62,7 @@ def run_record(
             "n_targets": len(task.names),
         },
         "targets": task.names,
-        "cache": None if recipe.tuner is not None else os.path.abspath(request.cache),
+        "cache": None if recipe.tuner is not None else _cache_of(request),
         "given": dict(request.given),
         "cv": cv,
         "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
@@ -78,6 +79,11 @@ def run_record(
         "versions": {name: version(name) for name in _LIBRARIES} | {"python": platform.python_version()},
         "target_batch": {k: v for k, v in final.get_params().items() if k.endswith("target_batch")},
     }
+
+
+def _cache_of(request: FitRequest) -> str:
+    """Return where the cache is found again: a URL, or a folder's whole path."""
+    return request.cache if is_url(request.cache) else os.path.abspath(request.cache)
 
 
 def _inputs(request: FitRequest, dataset: AnyDataset, final: Pipeline) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from featpipe.store._statistics import Statistics, array_statistics
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
+from featpipe.store.location import is_url, shown_url
 
 __all__ = [
     "CODECS",
@@ -30,8 +31,10 @@ __all__ = [
     "StoredStimuli",
     "array_statistics",
     "export_array",
+    "is_url",
     "last_written",
     "open_array",
     "origins",
+    "shown_url",
     "spans",
 ]

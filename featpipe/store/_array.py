@@ -11,21 +11,26 @@ from typing import Any, Self
 
 import numpy as np
 
-from featpipe.errors import CacheCorrupt, FeaturesNotCached, SpecError, StimulusNotCached
+from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecError, StimulusNotCached
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import commit_path, committed_shards, read_commit
-from featpipe.store._documents import parse_json, read_bytes, require_format
+from featpipe.store._commits import commit_name, committed_shards, read_commit
+from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
     checked_out,
     checked_rows,
     default_threads,
+    read_remote,
     read_requests,
     requests_of,
 )
+from featpipe.store._seal import read_seal
 from featpipe.store._shard import ShardFile
 from featpipe.store._static import FEATURES_METADATA, SPEC, decode_ids
+from featpipe.store.location import Folder, Location
+
+ARRAYS = "arrays"
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class CachedArray:
     """The features of one layer for one stimulus set, as far as they are cached.
 
     Opening reads two small files; rows, ids and commit records are read when asked for. A shard counts once
-    its commit record is there, and commit records are looked up afresh each time.
+    its commit record is there. Commit records are looked up afresh each time in a folder; elsewhere once, from
+    ``sealed.json`` where the array has one, and again when rows are missing.
 
     Parameters
     ----------
@@ -43,44 +49,57 @@ class CachedArray:
     stimuli_digest : str
         Digest of the stimulus set.
     layout : ArrayLayout
-    folder : Path
-        ``CACHE/arrays/KEY``.
+    location : Location
+        The cache.
     """
 
     key: str
     spec: FeatureSpec
     stimuli_digest: str
     layout: ArrayLayout
-    folder: Path
+    location: Location
     _stimuli: Callable[[str], StimulusManifest] = field(repr=False, compare=False)
-    _provenance: dict[tuple[int, int], dict[str, Any]] = field(
+    _provenance: dict[tuple[int, Any], dict[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _seen: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path, stimuli: Callable[[str], StimulusManifest]) -> Self:
-        """Open the array in a folder; raises `FeaturesNotCached`, `CacheCorrupt`, or `RequestError`."""
-        key = folder.name
-        if not folder.is_dir():
+    def open(cls, location: Location, key: str, stimuli: Callable[[str], StimulusManifest]) -> Self:
+        """Open an array; raises `FeaturesNotCached`, `CacheCorrupt`, or `RequestError`."""
+        base = array_folder(key)
+        if not location.has_array(base):
             raise FeaturesNotCached(
-                f"There is no array {key!r} in {folder.parent.parent}. `featpipe cache ls` lists those that "
-                "are there."
+                f"There is no array {key!r} in {location.url}. `featpipe cache ls` lists those that are there."
             )
-        spec, digest = _read_spec(folder / SPEC, key)
-        path = folder / FEATURES_METADATA
-        layout = ArrayLayout.parse(path, parse_json(path, read_bytes(path)))
+        spec, digest = _read_spec(location, f"{base}/{SPEC}", key)
+        name = f"{base}/{FEATURES_METADATA}"
+        path = f"{location.url}/{name}"
+        layout = ArrayLayout.parse(path, read_json(location, name))
         if layout.dtype != spec.store_dtype:
             raise CacheCorrupt(f"{path} says {layout.dtype}, but the spec of {key} {spec.store_dtype}.")
-        return cls(key, spec, digest, layout, folder, stimuli)
+        return cls(key, spec, digest, layout, location, stimuli)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel to workers without ids and manifest, which are read again where they are needed."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_provenance": {}}
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_provenance": {}, "_seen": {}}
 
     @property
-    def root(self) -> Path:
-        """The cache's folder."""
-        return self.folder.parent.parent
+    def base(self) -> str:
+        """The array's folder below the cache's."""
+        return array_folder(self.key)
+
+    @property
+    def folder(self) -> Path:
+        """Where the array lies, in a cache that is a folder."""
+        if not isinstance(self.location, Folder):
+            raise RequestError(f"Array {self.key} lies at {self.location.url}, and in no folder.")
+        return self.location.path(self.base)
+
+    @property
+    def root(self) -> Path | str:
+        """The cache's folder, or its URL."""
+        return self.location.root if isinstance(self.location, Folder) else self.location.url
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -125,15 +144,30 @@ class CachedArray:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Ids in the order of the rows, from the array itself: quicker than `manifest` for large sets."""
-        ids = decode_ids(read_bytes(self.folder / GROUP / STIMULUS / "c" / "0", largest=1 << 30))
+        if self.location.remote:
+            return self.manifest.ids  # whose digest was checked
+        ids = decode_ids(read_bytes(self.location, f"{self.base}/{GROUP}/{STIMULUS}/c/0", largest=1 << 30))
         if len(ids) != self.n_stimuli:
             raise CacheCorrupt(f"Array {self.key} has {self.n_stimuli} rows, but {len(ids)} ids.")
         return ids
 
     @property
     def committed(self) -> frozenset[int]:
-        """Shards that count now."""
-        return committed_shards(self.folder, self.layout.n_shards)
+        """Shards that count now; at a remote place, those that counted when last looked up."""
+        if not self.location.remote:
+            return committed_shards(self.location, self.base, self.layout.n_shards)
+        if "committed" not in self._seen:
+            self._seen["committed"] = self._committed_there()
+        return self._seen["committed"]
+
+    def _committed_there(self) -> frozenset[int]:
+        if self._sealed is not None:
+            return frozenset(range(self.layout.n_shards))
+        return committed_shards(self.location, self.base, self.layout.n_shards)
+
+    @cached_property
+    def _sealed(self) -> list[dict[str, Any]] | None:
+        return read_seal(self.location, self.base, self.key, self.layout)
 
     @property
     def missing(self) -> list[int]:
@@ -151,7 +185,9 @@ class CachedArray:
 
     def commit(self, shard: int) -> dict[str, Any]:
         """Return the commit record of one shard, checked; raises `CacheCorrupt`."""
-        return read_commit(self.folder, self.key, shard, self.layout.rows_of(shard))
+        if self.location.remote and self._sealed is not None:
+            return self._sealed[shard]
+        return read_commit(self.location, self.base, self.key, shard, self.layout.rows_of(shard))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -159,24 +195,33 @@ class CachedArray:
         if not (committed := self.committed):
             return {}
         shard = min(committed)
-        path = commit_path(self.folder, shard)
-        record = (shard, path.stat().st_ino if path.exists() else 0)  # a repaired shard has another record
-        if record not in self._provenance:
-            self._provenance[record] = self.commit(shard)["provenance"]
-        return self._provenance[record]
+        # A repaired shard has another record.
+        version = None if self.location.remote else self.location.version(commit_name(self.base, shard))
+        if (shard, version) not in self._provenance:
+            self._provenance[shard, version] = self.commit(shard)["provenance"]
+        return self._provenance[shard, version]
 
     @property
     def nbytes(self) -> int:
         """Bytes on disk of the committed shards."""
-        return sum(self.shard_path(shard).stat().st_size for shard in self.committed)
+        if self.location.remote:
+            return sum(commit["size"] for commit in self.commits())
+        return sum(self.location.size(self.shard_name(shard)) for shard in self.committed)
+
+    def shard_name(self, shard: int) -> str:
+        """Return the file of a shard below the cache's folder."""
+        return f"{self.base}/{self.layout.shard_path(shard)}"
 
     def shard_path(self, shard: int) -> Path:
-        """Return the file of a shard."""
+        """Return the file of a shard, in a cache that is a folder."""
         return self.folder / self.layout.shard_path(shard)
 
-    def shard_folder(self, shard: int) -> Path:
-        """Return the folder that appears when a shard is published."""
-        return self.folder / ArrayLayout.shard_folder(shard)
+    def is_sound(self, shard: int) -> bool:
+        """Whether a shard's bytes are those that were committed."""
+        try:
+            return bool(self.location.digest(self.shard_name(shard)) == self.commit(shard)["sha256"])
+        except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
+            return False
 
     def read(
         self, rows: np.ndarray | None = None, *, out: np.ndarray | None = None, threads: int | None = None
@@ -207,13 +252,17 @@ class CachedArray:
         self._require_committed(wanted)
         values = checked_out(out, (len(wanted), *self.row_shape), self.dtype)
         requests = requests_of(wanted, self.layout)
-        read_requests(requests, self.layout, self.open_shard, values, threads=threads or default_threads())
+        how_many = threads or (self.location.threads if self.location.remote else default_threads())
+        read = read_remote if self.location.remote else read_requests
+        read(requests, self.layout, self.open_shard, values, threads=how_many)
         return values
 
     def open_shard(self, shard: int) -> ShardFile:
         """Open the file of a shard."""
-        path = f"{self.folder}/{self.layout.shard_path(shard)}"  # much quicker than a Path
-        return ShardFile(path, self.layout, shard, label=self.label)
+        size = self.commit(shard)["size"] if self.location.remote else None
+        return ShardFile(
+            self.location, self.shard_name(shard), self.layout, shard, label=self.label, size=size
+        )
 
     def label(self, shard: int) -> str:
         """Name a shard in messages."""
@@ -226,6 +275,10 @@ class CachedArray:
         if len(committed) == self.layout.n_shards:
             return
         absent = ~np.isin(rows // self.shard_rows, sorted(committed))
+        if absent.any() and self._seen:  # committed elsewhere since we looked
+            self._seen.clear()
+            committed = self.committed
+            absent = ~np.isin(rows // self.shard_rows, sorted(committed))
         if absent.any():
             first = self.ids[int(rows[int(np.argmax(absent))])]
             raise StimulusNotCached(
@@ -235,8 +288,13 @@ class CachedArray:
             )
 
 
-def _read_spec(path: Path, key: str) -> tuple[FeatureSpec, str]:
-    content = read_bytes(path)
+def array_folder(key: str) -> str:
+    """Return the folder of an array below the cache's."""
+    return f"{ARRAYS}/{key}"
+
+
+def _read_spec(location: Location, name: str, key: str) -> tuple[FeatureSpec, str]:
+    path, content = f"{location.url}/{name}", read_bytes(location, name)
     found = hashlib.sha256(content).hexdigest()
     if found != key:
         raise CacheCorrupt(

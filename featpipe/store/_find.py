@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, WorkError
@@ -140,25 +141,28 @@ def array_named(cache: FeatureCache, key: str) -> CachedArray:
 
 def last_written(array: CachedArray) -> datetime | None:
     """When the last shard was written: by its commit record, or else by that file's time; None without one."""
-    newest = _newest_commit(array)
-    if newest is None:
-        return None
-    shard, time = newest
-    said = array.commit(shard)["provenance"].get("written")
-    try:
-        written = datetime.fromisoformat(said) if isinstance(said, str) else time
-    except ValueError:
-        return time  # provenance is whatever its writer recorded
-    return written if written.tzinfo else written.replace(tzinfo=UTC)
-
-
-def _newest_commit(array: CachedArray) -> tuple[int, datetime] | None:
     committed = array.committed
     if not committed:
         return None
-    times = {s: os.stat(array.folder / COMMITS / f"{s}.json").st_mtime for s in committed}
+    if array.location.remote:  # whose files have no time; shards are mostly written in their order
+        return _recorded(array, max(committed))
+    times = {shard: os.stat(_commit_path(array, shard)).st_mtime for shard in committed}
     shard = max(times, key=lambda shard: (times[shard], shard))
-    return shard, datetime.fromtimestamp(times[shard], UTC)
+    return _recorded(array, shard) or datetime.fromtimestamp(times[shard], UTC)
+
+
+def _commit_path(array: CachedArray, shard: int) -> Path:
+    """Return the file of a commit record, in a cache that is a folder."""
+    return array.folder / COMMITS / f"{shard}.json"
+
+
+def _recorded(array: CachedArray, shard: int) -> datetime | None:
+    said = array.commit(shard)["provenance"].get("written")
+    try:
+        written = datetime.fromisoformat(said) if isinstance(said, str) else None
+    except ValueError:
+        return None  # provenance is whatever its writer recorded
+    return written if written is None or written.tzinfo else written.replace(tzinfo=UTC)
 
 
 def _is_model(array: CachedArray, wanted: str) -> bool:

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from featpipe.errors import CacheCorrupt, CacheWriteError, FeaturesNotCached
+from featpipe.errors import CacheCorrupt, CacheWriteError, FeaturesNotCached, RequestError
 from featpipe.store._commits import COMMITS
-from featpipe.store._documents import parse_json, read_bytes
-from featpipe.store._publish import publish_folder, staging, writing
+from featpipe.store._documents import read_json
 from featpipe.store._static import SPEC
+from featpipe.store.location import Folder, Location
+from featpipe.store.location._publish import publish_folder, staging, writing
 
 CLAIM_EXPIRY = 150.0  # seconds; whoever works on a shard touches its claim more often
 _HOUR, _DAY = 3600.0, 86_400.0
@@ -68,11 +68,13 @@ class GarbageFilter:
     empty: bool = False
 
 
-def find_garbage(root: Path, wanted: GarbageFilter) -> list[Garbage]:
+def find_garbage(location: Location, wanted: GarbageFilter) -> list[Garbage]:
     """List what a cache no longer needs; changes nothing.
 
     Raises
     ------
+    RequestError
+        The cache lies in no folder.
     FeaturesNotCached
         There is no such folder.
     CacheWriteError
@@ -80,6 +82,7 @@ def find_garbage(root: Path, wanted: GarbageFilter) -> list[Garbage]:
     CacheCorrupt
         Unused stimulus sets are asked for, and an array does not say which set it uses.
     """
+    root = _root(location)
     if not root.is_dir():
         raise FeaturesNotCached(
             f"There is no folder {root}, so there is nothing to collect. Name a cache with --cache."
@@ -99,7 +102,7 @@ def find_garbage(root: Path, wanted: GarbageFilter) -> list[Garbage]:
     return found
 
 
-def remove_garbage(root: Path, garbage: Iterable[Garbage]) -> list[tuple[Garbage, str]]:
+def remove_garbage(location: Location, garbage: Iterable[Garbage]) -> list[tuple[Garbage, str]]:
     """Remove what `find_garbage` listed, but for arrays.
 
     Each is renamed into a private folder first, and looked at again there: a claim that was renewed, or a
@@ -110,7 +113,7 @@ def remove_garbage(root: Path, garbage: Iterable[Garbage]) -> list[tuple[Garbage
     kept : list of (Garbage, why)
         What could not be removed, or is needed after all.
     """
-    kept = []
+    root, kept = _root(location), []
     for some in garbage:
         if some.kind == "empty":
             continue
@@ -122,6 +125,15 @@ def remove_garbage(root: Path, garbage: Iterable[Garbage]) -> list[tuple[Garbage
             kept.append((some, why))
     _remove_old_claim_folders(root)
     return kept
+
+
+def _root(location: Location) -> Path:
+    if not isinstance(location, Folder):
+        raise RequestError(
+            f"{location.url} is no folder, so there is nothing to collect: elsewhere nothing is written before it is "
+            "whole. Name a folder with --cache."
+        )
+    return location.root
 
 
 def _remove_old_claim_folders(root: Path) -> None:
@@ -204,14 +216,16 @@ def _unused_stimuli(root: Path, now: float) -> list[Garbage]:
 
 def _used_stimuli(root: Path) -> set[str]:
     """Return the digests of the stimulus sets of all arrays; raises `CacheCorrupt` when one does not say."""
-    return {str(_spec(folder / SPEC)["stimuli"]) for folder in _array_folders(root)}
+    return {_stimuli_of(root, folder.name) for folder in _array_folders(root)}
 
 
-def _spec(path: Path) -> dict[str, Any]:
-    document = parse_json(path, read_bytes(path))
-    if not _DIGEST.fullmatch(str(document.get("stimuli"))):
-        raise CacheCorrupt(f"{path} does not say which stimulus set it is for. Run `featpipe cache verify`.")
-    return document
+def _stimuli_of(root: Path, key: str) -> str:
+    digest = read_json(Folder(root), f"arrays/{key}/{SPEC}").get("stimuli")
+    if not _DIGEST.fullmatch(str(digest)):
+        raise CacheCorrupt(
+            f"The spec of array {key} does not say which stimulus set it is for. Run `featpipe cache verify`."
+        )
+    return str(digest)
 
 
 def _empty_arrays(root: Path, now: float) -> list[Garbage]:

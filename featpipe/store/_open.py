@@ -116,6 +116,11 @@ def _numpy(array: CachedArray) -> np.ndarray:
 
 
 def _zarr(array: CachedArray) -> zarr.Array:
+    if array.location.remote:
+        raise RequestError(
+            f"Only an array in a folder opens as zarr; this cache is {array.location.url}. Open it as dask or xarray, "
+            "or bring it here with `featpipe cache pull`."
+        )
     import zarr  # takes longer to import than all else here
 
     opened = zarr.open_array(array.folder / GROUP / FEATURES, mode="r")

@@ -19,6 +19,8 @@ _DIRECT_ROW = 16 << 10  # bytes; from it on a read per row beats a read of the c
 _PLAIN_UNIT = 8 << 20  # bytes; uncompressed rows are read so many at a time
 _PIECES_PER_THREAD = 4  # so that threads end at about the same time
 MOST_THREADS = 4
+_REMOTE_PIECE = 16 << 20  # bytes that one thread fetches at a time
+_WHOLE_FILE = 64 << 20  # bytes; a file up to this size is fetched whole where half of it is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,50 @@ def read_requests(
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(read, pieces):
             pass
+
+
+def read_remote(
+    requests: Sequence[Request],
+    layout: ArrayLayout,
+    open_shard: Callable[[int], ShardFile],
+    out: np.ndarray,
+    *,
+    threads: int,
+) -> None:
+    """Carry out requests on files somewhere else: few requests, each of many bytes, several at once."""
+    size = unit_rows(layout)
+    most = max(1, _REMOTE_PIECE // (size * layout.row_bytes))
+
+    def read(piece: Sequence[Request]) -> None:
+        scratch = np.empty((size, *layout.row_shape), out.dtype)
+        file = open_shard(piece[0].shard)
+        wanted = len(piece) * size * layout.row_bytes
+        whole = file.size <= _WHOLE_FILE and 2 * wanted >= file.size
+        if whole:
+            file.fetch_all()
+        with file:
+            if not whole:
+                file.prepare([span for request in piece for span in _spans(file, request, layout)])
+            for request in piece:
+                _read_unit(file, request, layout, out, scratch)
+
+    by_shard = (list(some) for _, some in groupby(requests, key=lambda request: request.shard))
+    pieces = [some[at : at + most] for some in by_shard for at in range(0, len(some), most)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+        for _ in pool.map(read, pieces):
+            pass
+
+
+def _spans(file: ShardFile, request: Request, layout: ArrayLayout) -> list[tuple[int, int]]:
+    """Return the bytes that a request will read."""
+    if layout.codec != "none":
+        return [file.span_of_chunk(request.unit)]
+    first = request.unit * unit_rows(layout)
+    rows = first + request.rows
+    runs = (
+        np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if layout.row_bytes >= _DIRECT_ROW else [rows]
+    )
+    return [(int(run[0]) * layout.row_bytes, (int(run[-1]) + 1) * layout.row_bytes) for run in runs]
 
 
 def _read_unit(

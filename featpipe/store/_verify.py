@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from featpipe.errors import CacheCorrupt, FeatpipeError
-from featpipe.remembered import file_digest
-from featpipe.store._array import CachedArray
-from featpipe.store._commits import COMMITS, commit_path
+from featpipe.store._array import CachedArray, array_folder
+from featpipe.store._commits import COMMITS, commit_name
 from featpipe.store._documents import LARGEST_STIMULI, read_bytes
 from featpipe.store._reading import default_threads
+from featpipe.store._seal import LARGEST_SEAL, SEAL, encode_seal
 from featpipe.store._static import STATIC_NAMES, static_files
-from featpipe.store._stimuli import FILE, load_stimuli
+from featpipe.store._stimuli import FILE, load_stimuli, stimuli_folder
+from featpipe.store.location import Location
 
 Progress = Callable[[int, int], None]
 
@@ -52,21 +51,20 @@ class Problem:
         return f"{self.key[:12]}{shard}: {self.file}: {self.what}"
 
 
-def verify_stimuli(root: Path, folders: Iterable[Path]) -> list[Problem]:
+def verify_stimuli(location: Location, digests: Iterable[str]) -> list[Problem]:
     """Check every byte of stimulus sets."""
     problems = []
-    for folder in folders:
+    for digest in digests:
         try:
-            load_stimuli(folder, thorough=True)
+            load_stimuli(location, digest, thorough=True)
         except FeatpipeError as error:
-            file = str((folder / FILE).relative_to(root))
-            problems.append(Problem(folder.name, None, None, file, str(error)))
+            problems.append(Problem(digest, None, None, f"{stimuli_folder(digest)}/{FILE}", str(error)))
     return problems
 
 
 def verify_arrays(
-    root: Path,
-    folders: Sequence[Path],
+    location: Location,
+    keys: Sequence[str],
     open_array: Callable[[str], CachedArray],
     *,
     sample: int | None = None,
@@ -76,10 +74,8 @@ def verify_arrays(
 
     Parameters
     ----------
-    root : Path
-        The cache's folder.
-    folders : sequence of Path
-        ``CACHE/arrays/KEY`` each.
+    location : Location
+    keys : sequence of str
     open_array : callable (key) -> CachedArray
     sample : int, optional
         How many shards of each array to read; all by default.
@@ -87,19 +83,19 @@ def verify_arrays(
     """
     problems: list[Problem] = []
     tasks: list[_Task] = []
-    for folder in folders:
+    for key in keys:
         try:
-            array = open_array(folder.name)
+            array = open_array(key)
         except FeatpipeError as error:
-            file = str(folder.relative_to(root))
-            problems.append(Problem(folder.name, None, None, file, str(error)))
+            problems.append(Problem(key, None, None, array_folder(key), str(error)))
             continue
-        found = _static_problems(root, array)
+        found = _static_problems(array)
         problems += found
         # What every commit has to say again, unless it is known to be wrong.
-        static = {} if found else _static_digests(array.folder)
-        tasks += [_Task(root, array, s, static) for s in _sampled(sorted(array.committed), sample)]
-    with ThreadPoolExecutor(default_threads()) as pool:
+        static = {} if found else _static_digests(array)
+        tasks += [_Task(array, s, static) for s in _sampled(sorted(array.committed), sample)]
+    threads = location.threads if location.remote else default_threads()
+    with ThreadPoolExecutor(threads) as pool:
         for done, found in enumerate(pool.map(_Task.problems, tasks), 1):
             problems += found
             if progress is not None:
@@ -111,11 +107,11 @@ def _sampled(shards: list[int], sample: int | None) -> list[int]:
     return shards if sample is None else sorted(random.sample(shards, min(sample, len(shards))))
 
 
-def _static_problems(root: Path, array: CachedArray) -> list[Problem]:
+def _static_problems(array: CachedArray) -> list[Problem]:
     """Compare the files that never change with what the spec and the stimuli call for."""
 
     def problem(name: str, what: str) -> Problem:
-        return Problem(array.key, None, None, str((array.folder / name).relative_to(root)), what)
+        return Problem(array.key, None, None, f"{array.base}/{name}".rstrip("/"), what)
 
     found = []
     try:
@@ -124,19 +120,28 @@ def _static_problems(root: Path, array: CachedArray) -> list[Problem]:
         return [problem("", f"its stimulus set cannot be read: {error}"), *_by_commit(array, problem)]
     for name, content in expected.items():
         try:
-            if read_bytes(array.folder / name, largest=max(1, len(content))) != content:
+            if read_bytes(array.location, f"{array.base}/{name}", largest=max(1, len(content))) != content:
                 found.append(problem(name, "it is not what the spec and the stimulus set call for"))
         except CacheCorrupt as error:
             found.append(problem(name, str(error)))
-    strangers = set(_files_below(array.folder / COMMITS)) - {f"{s}.json" for s in array.committed}
-    return found + [problem(f"{COMMITS}/{name}", "it is no commit record") for name in sorted(strangers)]
+    strangers = set(array.location.names(f"{array.base}/{COMMITS}")) - {f"{s}.json" for s in array.committed}
+    found += [problem(f"{COMMITS}/{name}", "it is no commit record") for name in sorted(strangers)]
+    return found + [problem(SEAL, what) for what in _seal_problems(array)]
 
 
-def _files_below(folder: Path) -> Iterator[str]:
+def _seal_problems(array: CachedArray) -> list[str]:
+    """Compare the seal, where there is one, with the commit records that it repeats."""
     try:
-        yield from os.listdir(folder)
+        content = array.location.read(f"{array.base}/{SEAL}", LARGEST_SEAL)
     except FileNotFoundError:
-        return
+        return []
+    if array.missing:
+        return ["it seals an array that lacks shards"]
+    try:
+        sound = content == encode_seal(array.key, array.commits())
+    except CacheCorrupt:
+        return []  # reported with its shard
+    return [] if sound else ["it does not repeat the commit records"]
 
 
 def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> list[Problem]:
@@ -149,7 +154,7 @@ def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> li
     found = []
     for name in sorted(said.keys() & set(STATIC_NAMES)):
         try:
-            content = read_bytes(array.folder / name, LARGEST_STIMULI)
+            content = read_bytes(array.location, f"{array.base}/{name}", LARGEST_STIMULI)
         except CacheCorrupt as error:
             found.append(problem(name, str(error)))
             continue
@@ -158,40 +163,38 @@ def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> li
     return found
 
 
-def _static_digests(folder: Path) -> dict[str, str]:
-    return {name: file_digest(folder / name) for name in STATIC_NAMES}
+def _static_digests(array: CachedArray) -> dict[str, str]:
+    return {name: array.location.digest(f"{array.base}/{name}") for name in STATIC_NAMES}
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
     """One committed shard to be checked."""
 
-    root: Path
     array: CachedArray
     shard: int
     static: Mapping[str, str]
 
     def problems(self) -> list[Problem]:
         """Check the commit record, and the shard and static files that it describes."""
-        path = self.array.shard_path(self.shard)
-        commit = commit_path(self.array.folder, self.shard)
+        place, location = self.array.shard_name(self.shard), self.array.location
+        commit = commit_name(self.array.base, self.shard)
         try:
             record = self.array.commit(self.shard)
         except FeatpipeError as error:
             return [self._problem(commit, str(error))]
         try:
-            size = path.stat().st_size
+            size = location.size(place)
             if size != record["size"]:
-                return [self._problem(path, f"it has {size} bytes, {record['size']} were written")]
-            if file_digest(path) != record["sha256"]:
-                return [self._problem(path, "its bytes are not those that were written")]
+                return [self._problem(place, f"it has {size} bytes, {record['size']} were written")]
+            if location.digest(place) != record["sha256"]:
+                return [self._problem(place, "its bytes are not those that were written")]
         except OSError as error:
-            return [self._problem(path, f"it cannot be read: {error.strerror or error}")]
+            return [self._problem(place, f"it cannot be read: {error.strerror or error}")]
         if self.static and record["static"] != self.static:
             return [self._problem(commit, "the array's metadata, ids or digests are not those it was for")]
         return []
 
-    def _problem(self, file: Path, what: str) -> Problem:
+    def _problem(self, file: str, what: str) -> Problem:
         rows = self.array.layout.rows_of(self.shard)
-        place = str(file.relative_to(self.root))
-        return Problem(self.array.key, self.shard, (rows.start, rows.stop), place, what)
+        return Problem(self.array.key, self.shard, (rows.start, rows.stop), file, what)

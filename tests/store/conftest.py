@@ -63,7 +63,7 @@ def fill():
         for shard in range(writer.array.layout.n_shards) if shards is None else shards:
             part = writer.array.layout.rows_of(shard)
             writer.publish(shard, rows[part.start : part.stop], {"batch_size": 8})
-        return FeatureCache(writer.root).array(writer.array.key)
+        return FeatureCache(writer.array.root).array(writer.array.key)
 
     return publish
 

@@ -145,7 +145,7 @@ def test_arrays_travel_small_whatever_was_read_of_them(tmp_path, make_manifest, 
     assert len(array.ids) == len(array.manifest) == 2000
     copy = pickle.loads(pickle.dumps(array))
     assert len(pickle.dumps(array)) < 2000
-    assert (copy.ids, copy.manifest, copy) == (array.ids, array.manifest, array)
+    assert (copy.key, copy.ids, copy.manifest) == (array.key, array.ids, array.manifest)
 
 
 def test_listing_does_not_read_stimuli_that_nobody_asks_for(cache, monkeypatch):

@@ -86,7 +86,8 @@ def test_what_was_moved_aside_goes_only_when_asked(cache, tiny_cache, monkeypatc
     assert _found(cache) == _found(cache, aside=True) == set()  # a moment ago: its writer may put it back
     monkeypatch.setattr("featpipe.store._garbage._GRACE", 0.0)
     garbage = cache.garbage(aside=True)
-    assert [some.kind for some in garbage] == ["aside", "aside"]
+    assert len(garbage) > 1
+    assert {some.kind for some in garbage} == {"aside"}
     cache.discard(garbage)
     assert os.listdir(cache.root / "aside") == []
 

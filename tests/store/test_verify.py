@@ -33,7 +33,7 @@ def test_a_flipped_byte_anywhere_is_found(tmp_path, make_writer, fill, flip, rng
     cache = FeatureCache(tmp_path)
     assert cache.verify() == []
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert len(files) == 1 + 7 + 3 + 3  # stimuli, static, shards, commits
+    assert len(files) == 1 + 7 + 3 + 3 + 1  # stimuli, static, shards, commits, seal
     for number in range(84):
         path = files[number % len(files)]
         restore = flip(path, int(rng.integers(path.stat().st_size)))

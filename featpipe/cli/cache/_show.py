@@ -66,7 +66,7 @@ def _described(array: CachedArray) -> dict[str, Any]:
         },
         "provenance": array.provenance,
         "origins": [origin.to_json() for origin in origins(array)],
-        "path": str(array.folder),
+        "path": f"{array.location.url}/{array.base}",
     }
 
 

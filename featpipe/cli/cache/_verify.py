@@ -23,9 +23,9 @@ def verify_command(
 ) -> None:
     """Recompute every checksum; exit code 1 when a byte is not what was written."""
     store = opened(cache)
-    if not store.root.is_dir():
+    if not store.keys() and not store.stimuli_digests():
         raise FeaturesNotCached(
-            f"There is no folder {cache}, so nothing was checked. Name the cache with --cache."
+            f"There is no cache at {cache}, so nothing was checked. Name the cache with --cache."
         )
     chosen = [one_array(store, key).key for key in keys] if keys else None
     with showing_progress("verify", quiet=as_json) as progress:

@@ -87,28 +87,29 @@ def publish_folder(staged: Path, place: Path) -> bool:
     return True
 
 
-def publish_file(root: Path, place: Path, content: bytes) -> bool:
-    """Put a file at its place, unless one is there already; tell whether this one was put there.
+def publish_file(root: Path, place: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str] | None:
+    """Put a file at its place; return its size and SHA-256, or None when one is there already.
 
     Without hard links the file is renamed, which replaces one that appeared in between. That is safe for
     the only files published this way, commit records: all that can exist for a shard describe the same bytes.
     """
     with staging(root) as folder:
         staged = folder / place.name
-        write_file(staged, [content])
+        described = write_file(staged, buffers)
         make_folders(place.parent)
         try:
             os.link(staged, place)
         except FileExistsError:
-            return os.stat(staged).st_nlink > 1  # NFS may repeat a request that had succeeded
+            # NFS may repeat a request that had succeeded
+            return described if os.stat(staged).st_nlink > 1 else None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             if place.exists():
-                return False
+                return None
             os.rename(staged, place)
         sync_folder(place.parent)
-    return True
+    return described
 
 
 def make_folders(folder: Path) -> None:

@@ -1,0 +1,265 @@
+"""A cache in an object store: S3 and what speaks like it, Google's, or the memory of this process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import GCSStore, MemoryStore, S3Store
+
+from featpipe.errors import CacheUnreachable, CacheWriteError, RequestError
+from featpipe.store.location._location import Buffers, Location, StoredFile
+from featpipe.store.location._ranges import RangedFile
+
+T = TypeVar("T")
+_ATTEMPTS = 5
+_FIRST_WAIT = 0.2  # seconds; doubled each time
+_STREAM = 8 << 20  # bytes
+_REFUSED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
+_CLIENT = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=20)}
+
+
+class Objects(Location):
+    """A cache below a prefix of a bucket; credentials come from the environment, and are kept nowhere else.
+
+    Parameters
+    ----------
+    url : str
+        ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``memory://NAME/PREFIX``.
+    """
+
+    threads = 16
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        self._prefix = parts.path.strip("/") + "/" if parts.path.strip("/") else ""
+        self._store = _store(parts.scheme.lower(), parts.netloc)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from featpipe.store.location._locate import locate
+
+        return locate, (self.url,)  # whoever unpickles it has credentials of its own, or none
+
+    def read(self, name: str, largest: int) -> bytes:
+        """See `Location`."""
+        return self._try(lambda: self._content(name, largest))
+
+    def size(self, name: str) -> int:
+        """See `Location`."""
+        return int(self._try(lambda: obstore.head(self._store, self._prefix + name))["size"])
+
+    def names(self, folder: str) -> list[str]:
+        """See `Location`."""
+        below = f"{self._prefix}{folder}/"
+        try:
+            found = self._try(lambda: obstore.list_with_delimiter(self._store, below))
+        except FileNotFoundError as error:
+            raise CacheUnreachable(
+                f"{self.url} has no such bucket ({_first_line(error)}). Check the URL."
+            ) from error
+        paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
+        return [path.rstrip("/").removeprefix(below) for path in paths]
+
+    def open(self, name: str, size: int | None = None) -> StoredFile:
+        """See `Location`."""
+        return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
+
+    def digest(self, name: str) -> str:
+        """See `Location`."""
+        return self._try(lambda: self._digest(name))
+
+    def has_array(self, folder: str) -> bool:
+        """See `Location`."""
+        return self.exists(f"{folder}/spec.json")
+
+    def require_writable(self) -> None:
+        """Raise `RequestError` where objects cannot be written create-only."""
+        if not self._creates:
+            raise RequestError(
+                f"{self.url} does not support conditional writes (If-None-Match), so two writers could overwrite each "
+                "other there. It can be read; write elsewhere, and copy."
+            )
+
+    def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
+        """See `Location`."""
+        self.require_writable()
+        content = b"".join(buffers)
+        with self._writing(name):
+            if not self._create(name, content):
+                return None
+        return len(content), hashlib.sha256(content).hexdigest()
+
+    def create_folder(self, folder: str, files: Mapping[str, bytes], *, last: str) -> bool:
+        """See `Location`; a racing creator writes the same bytes."""
+        for name in sorted(files, key=lambda name: name == last):
+            created = self.create(f"{folder}/{name}", [files[name]])
+        return created is not None
+
+    def replace(self, name: str, content: bytes) -> None:
+        """See `Location`."""
+        with self._writing(name):
+            self._try(lambda: obstore.put(self._store, self._prefix + name, content))
+
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """Replace a file that is still the version given (None: that is not there); tell whether it was."""
+        mode: Any = "create" if version is None else {"e_tag": version, "version": None}
+        with self._writing(name):
+            try:
+                self._try(lambda: obstore.put(self._store, self._prefix + name, content, mode=mode))
+            except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
+                return False
+        return True
+
+    def set_aside(self, name: str, label: str) -> str | None:
+        """See `Location`."""
+        place = f"aside/{label}-{secrets.token_hex(4)}"
+        found = self._below(name)
+        with self._writing(name):
+            for path in found:
+                obstore.copy(self._store, path, self._prefix + place + path[len(self._prefix + name) :])
+            if found:
+                obstore.delete(self._store, found)
+        return place if found else None
+
+    def remove(self, name: str) -> None:
+        """See `Location`; what makes it count goes first."""
+        found = sorted(self._below(name), key=lambda path: (not path.endswith("/spec.json"), path))
+        with self._writing(name):
+            for start in range(0, len(found), 500):
+                obstore.delete(self._store, found[start : start + 500])
+
+    def version(self, name: str) -> Any:
+        """Return the ETag of a file."""
+        try:
+            return self._try(lambda: obstore.head(self._store, self._prefix + name))["e_tag"]
+        except FileNotFoundError:
+            return None
+
+    @cached_property
+    def _creates(self) -> bool:
+        """Whether a second create of one name fails, as it must: tried once, since some servers ignore the "
+        "condition."""
+        name = f"tmp/{secrets.token_hex(16)}"
+        with self._writing(name):
+            try:
+                self._create(name, b"")
+                return not self._create(name, b"")
+            except exceptions.NotSupportedError:
+                return False
+            finally:
+                obstore.delete(self._store, self._prefix + name)
+
+    def _create(self, name: str, content: bytes) -> bool:
+        tried = 0
+
+        def put() -> bool:
+            nonlocal tried
+            tried += 1
+            try:
+                obstore.put(self._store, self._prefix + name, content, mode="create", use_multipart=False)
+            except exceptions.AlreadyExistsError:
+                return False
+            return True
+
+        created = self._try(put)
+        # An answer that was lost on the way back: what is there may be what we sent.
+        return created or (tried > 1 and self.read(name, len(content)) == content)
+
+    def _below(self, name: str) -> list[str]:
+        """Return the paths of a file, or of all in a folder."""
+        if self.exists(name):
+            return [self._prefix + name]
+        listed = obstore.list(self._store, f"{self._prefix}{name}/")
+        return [item["path"] for part in self._try(lambda: list(listed)) for item in part]
+
+    def _content(self, name: str, largest: int) -> bytes:
+        found = obstore.get(self._store, self._prefix + name)
+        if found.meta["size"] <= largest:
+            return bytes(found.bytes())
+        return bytes(obstore.get_range(self._store, self._prefix + name, start=0, end=largest + 1))
+
+    def _ranges(self, name: str, spans: list[tuple[int, int]]) -> list[Any]:
+        starts, ends = zip(*spans, strict=True)
+        return self._try(
+            lambda: list(
+                obstore.get_ranges(self._store, self._prefix + name, starts=starts, ends=ends, coalesce=0)
+            )
+        )
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        for part in obstore.get(self._store, self._prefix + name).stream(min_chunk_size=_STREAM):
+            digest.update(part)
+        return digest.hexdigest()
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except _REFUSED as error:
+            raise CacheWriteError(
+                f"{self.url}/{name} could not be written: {_first_line(error)}. Ask the owner of the bucket for "
+                "permission, "
+                "or choose another cache; what is committed stays valid."
+            ) from error
+
+    def _try(self, work: Callable[[], T]) -> T:
+        """Do what may be cut off in the middle, again if need be."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return work()
+            except _REFUSED as error:
+                raise CacheUnreachable(
+                    f"{self.url} refuses access: {_first_line(error)}. Check the credentials (AWS_* or GOOGLE_* "
+                    "variables; "
+                    "AWS_SKIP_SIGNATURE=true for a public bucket)."
+                ) from error
+            except (
+                exceptions.GenericError,
+                exceptions.JoinError,
+                ConnectionError,
+                TimeoutError,
+                OSError,
+            ) as error:
+                if isinstance(error, FileNotFoundError | PermissionError):
+                    raise
+                if attempt == _ATTEMPTS - 1:
+                    raise CacheUnreachable(
+                        f"{self.url} cannot be reached: {_first_line(error)}. Check the network and the address "
+                        "(AWS_ENDPOINT_URL for a server of your own); what is committed stays valid, and the "
+                        "same command "
+                        "goes on after it."
+                    ) from error
+                time.sleep(_FIRST_WAIT * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
+
+
+_MEMORIES: dict[str, MemoryStore] = {}
+
+
+def _store(scheme: str, bucket: str) -> Any:
+    if scheme == "memory":
+        return _MEMORIES.setdefault(bucket, MemoryStore())
+    options: Any = {"client_options": dict(_CLIENT), "retry_config": _RETRY}
+    if scheme == "gs":
+        return GCSStore(bucket, **options)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
+    if endpoint.startswith("http://"):
+        options["client_options"]["allow_http"] = True
+    return S3Store(bucket, **options)
