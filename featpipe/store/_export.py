@@ -141,7 +141,7 @@ def _require_free(path: Path, overwrite: bool) -> None:
 
 def _default_name(array: CachedArray) -> str:
     words = (array.spec.model, array.spec.layer_label, str(array.spec.reduction), array.key[:8])
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", word).strip("-.") for word in words)
+    return "_".join(re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-.") for word in words)
 
 
 def _npy(rows: _Rows, path: Path) -> None:

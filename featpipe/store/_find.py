@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, WorkError
-from featpipe.spec import ModelRef, Reduction, match_names
+from featpipe.spec import Reduction, match_names
 from featpipe.store._array import CachedArray
 from featpipe.store._commits import COMMITS
 
@@ -157,7 +157,8 @@ def _commit_path(array: CachedArray, shard: int) -> Path:
 
 
 def _recorded(array: CachedArray, shard: int) -> datetime | None:
-    said = array.commit(shard)["provenance"].get("written")
+    first = shard == min(array.committed)  # whose provenance is mostly at hand
+    said = (array.provenance if first else array.commit(shard)["provenance"]).get("written")
     try:
         written = datetime.fromisoformat(said) if isinstance(said, str) else None
     except ValueError:
@@ -169,9 +170,10 @@ def _is_model(array: CachedArray, wanted: str) -> bool:
     if _is_name(array.spec.model, wanted):
         return True
     provenance = array.provenance
-    label, asked = provenance.get("weights_label"), provenance.get("model_asked")
-    tagged = str(replace(ModelRef.parse(array.spec.model), tag=label)) if isinstance(label, str) else ""
-    return _is_name(tagged, wanted) or _is_name(str(asked or ""), wanted)
+    names = [
+        f"{array.spec.model}{mark}{provenance.get('weights_label')}" for mark in (".", "/")
+    ]  # as zoos tag them
+    return any(_is_name(name, wanted) for name in (*names, str(provenance.get("model_asked", ""))))
 
 
 def _has_weights(array: CachedArray, wanted: str) -> bool:

@@ -35,14 +35,14 @@ class Origin:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, the provenance among them."""
-        return {
+        own = {
             "shards": len(self.shards),
             "shard_numbers": spans(self.shards),
             "reused": self.n_reused,
             "first_written": self.first_written,
             "last_written": self.last_written,
-            **{name: value for name, value in self.provenance.items() if name not in Origin.__slots__},
         }
+        return own | {name: value for name, value in self.provenance.items() if name not in own}
 
 
 def origins(array: CachedArray) -> list[Origin]:

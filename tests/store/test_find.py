@@ -124,6 +124,12 @@ def test_a_damaged_array_is_told_and_hides_no_other(tmp_path, make_manifest, mak
     assert list(told) == [bad.key]
 
 
+def test_a_model_that_no_zoo_has_is_found_by_its_name(tmp_path, make_manifest, make_spec):
+    array = _add(tmp_path, make_manifest(8), make_spec(model="no zoo"), np.zeros((8, 2), np.float32))
+    assert [found.key for found in FeatureCache(tmp_path).find(model="no*")] == [array.key]
+    assert FeatureCache(tmp_path).find(model="timm:*") == []
+
+
 def test_a_key_may_be_cut_short_as_long_as_it_is_unique(cache, arrays):
     key = arrays["large"].key
     assert cache.named(key[:12]).key == key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from featpipe.cli.cache._catalog import catalog_command
 from featpipe.cli.cache._export import export_command
 from featpipe.cli.cache._gc import gc_command
 from featpipe.cli.cache._import import import_command
@@ -22,3 +23,4 @@ cache_app.command("rm")(rm_command)
 cache_app.command("gc")(gc_command)
 cache_app.command("import")(import_command)
 cache_app.command("export")(export_command)
+cache_app.command("catalog")(catalog_command)
