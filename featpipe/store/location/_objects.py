@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -63,12 +64,7 @@ class Objects(Location):
     def names(self, folder: str) -> list[str]:
         """See `Location`."""
         below = f"{self._prefix}{folder}/"
-        try:
-            found = self._try(lambda: obstore.list_with_delimiter(self._store, below))
-        except FileNotFoundError as error:
-            raise CacheUnreachable(
-                f"{self.url} has no such bucket ({_first_line(error)}). Check the URL."
-            ) from error
+        found = self._try(lambda: obstore.list_with_delimiter(self._store, below))
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rstrip("/").removeprefix(below) for path in paths]
 
@@ -215,6 +211,17 @@ class Objects(Location):
                 "or choose another cache; what is committed stays valid."
             ) from error
 
+    def _unreachable(self, error: Exception) -> CacheUnreachable:
+        if "NoSuchBucket" in str(error):
+            return CacheUnreachable(
+                f"{self.url}: there is no such bucket. Check the URL, or make the bucket first."
+            )
+        return CacheUnreachable(
+            f"{self.url} cannot be reached: {_first_line(error)}. Check the network and the address "
+            "(AWS_ENDPOINT_URL for "
+            "a server of your own); what is committed stays valid, and the same command goes on after it."
+        )
+
     def _try(self, work: Callable[[], T]) -> T:
         """Do what may be cut off in the middle, again if need be."""
         for attempt in range(_ATTEMPTS):
@@ -226,27 +233,25 @@ class Objects(Location):
                     "variables; "
                     "AWS_SKIP_SIGNATURE=true for a public bucket)."
                 ) from error
-            except (
-                exceptions.GenericError,
-                exceptions.JoinError,
-                ConnectionError,
-                TimeoutError,
-                OSError,
-            ) as error:
+            except (exceptions.GenericError, exceptions.JoinError, OSError) as error:
                 if isinstance(error, FileNotFoundError | PermissionError):
                     raise
-                if attempt == _ATTEMPTS - 1:
-                    raise CacheUnreachable(
-                        f"{self.url} cannot be reached: {_first_line(error)}. Check the network and the address "
-                        "(AWS_ENDPOINT_URL for a server of your own); what is committed stays valid, and the "
-                        "same command "
-                        "goes on after it."
-                    ) from error
+                if attempt == _ATTEMPTS - 1 or _is_final(error):
+                    raise self._unreachable(error) from error
                 time.sleep(_FIRST_WAIT * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
 
+def _is_final(error: BaseException) -> bool:
+    """Whether a server has said no, and would say it again."""
+    status = re.search(r"status code: (4[0-9][0-9])", str(error))
+    return status is not None and status[1] not in ("408", "425", "429")
+
+
 def _first_line(error: BaseException) -> str:
+    """Return what a person needs of an error: a server's own words where there are some."""
+    if said := re.search(r"<Message>(.{1,300}?)</Message>", str(error)):
+        return said[1].rstrip(".")
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
 
 
