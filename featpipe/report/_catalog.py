@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from featpipe import __version__
-from featpipe.errors import RequestError, WorkError
+from featpipe.errors import FeatpipeError, RequestError
 from featpipe.files import written_whole
 from featpipe.report._write import environment
 from featpipe.store import CachedArray, FeatureCache, is_url, last_written, shown_url
@@ -28,7 +28,7 @@ def write_catalog(
     out: str | Path,
     *,
     url: str | None = None,
-    unreadable: Callable[[str, WorkError], None] | None = None,
+    unreadable: Callable[[str, FeatpipeError], None] | None = None,
 ) -> Path:
     """Write a page that lists the arrays of a cache and needs nothing else, neither network nor server.
 
@@ -67,7 +67,7 @@ def write_catalog(
 
 
 def catalog_entries(
-    cache: FeatureCache, place: str, unreadable: Callable[[str, WorkError], None] | None = None
+    cache: FeatureCache, place: str, unreadable: Callable[[str, FeatpipeError], None] | None = None
 ) -> list[dict[str, Any]]:
     """Return what the page says of each array, as JSON values, in the order of `FeatureCache.find`."""
     arrays = cache.find(unreadable=unreadable)
@@ -76,7 +76,7 @@ def catalog_entries(
     for array in arrays:
         try:
             entries.append(_entry(array, place, several[_layer(array)]))
-        except WorkError as error:
+        except FeatpipeError as error:
             if unreadable is None:
                 raise
             unreadable(array.key, error)

@@ -93,8 +93,8 @@ class FeatureCache:
     def find(self, *, unreadable: Unreadable | None = None, **wanted: Any) -> list[CachedArray]:
         """Open the arrays that have all that is asked for, such as ``find(model="timm:*", complete=True)``.
 
-        The names are the fields of `ArrayFilter`. A damaged array raises `CacheCorrupt`, unless `unreadable`
-        is there to be told of its key and the error.
+        The names are the fields of `ArrayFilter`. A damaged array raises `CacheCorrupt`, one of another format
+        `RequestError`, unless `unreadable` is there to be told of its key and the error.
         """
         return find_arrays(self, ArrayFilter(**wanted), unreadable)
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, WorkError
+from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached
 from featpipe.spec import Reduction, match_names
 from featpipe.store._array import CachedArray
 from featpipe.store._commits import COMMITS
@@ -19,7 +19,7 @@ from featpipe.store._commits import COMMITS
 if TYPE_CHECKING:
     from featpipe.store._cache import FeatureCache
 
-Unreadable = Callable[[str, WorkError], None]
+Unreadable = Callable[[str, FeatpipeError], None]
 _FEWEST_DIGITS = 4  # of a digest, so that a short name of a stimulus set is not taken for one
 
 
@@ -106,23 +106,23 @@ def find_arrays(
     cache : FeatureCache
     wanted : ArrayFilter
     unreadable : callable (key, error), optional
-        Is told of each array that is damaged, which is then left out.
+        Is told of each array that is damaged or of another format, which is then left out.
 
     Raises
     ------
-    CacheCorrupt
-        An array is damaged and `unreadable` is not given.
+    CacheCorrupt, RequestError
+        There is such an array and `unreadable` is not given.
     """
     now = datetime.now(UTC)
     found = []
     for key in cache.keys():
         try:
+            if not cache.has(key):
+                continue  # removed since the keys were listed, or not yet there as a whole
             array = cache.array(key)
             if wanted.takes(array, now):
                 found.append((_order(array), array))
-        except FeaturesNotCached:
-            continue  # removed since the keys were listed
-        except WorkError as error:
+        except FeatpipeError as error:
             if unreadable is None:
                 raise
             unreadable(key, error)
@@ -169,6 +169,8 @@ def _recorded(array: CachedArray, shard: int) -> datetime | None:
 def _is_model(array: CachedArray, wanted: str) -> bool:
     if _is_name(array.spec.model, wanted):
         return True
+    if not re.search(r"[*?[]", wanted) and not wanted.startswith((array.spec.model, "local:", "python:")):
+        return False  # without a look at its first commit record
     provenance = array.provenance
     names = [
         f"{array.spec.model}{mark}{provenance.get('weights_label')}" for mark in (".", "/")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import time
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 
-from featpipe.errors import AmbiguousFeatures, CacheCorrupt, FeaturesNotCached, SpecError
+from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached, SpecError
 from featpipe.spec import Reduction
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import ArrayFilter, FeatureCache, last_written
@@ -112,15 +113,32 @@ def test_age_is_what_the_last_shard_recorded_or_else_the_time_of_its_file(tmp_pa
     assert round((NOW - last_written(silent)).total_seconds() / 86_400) == 20
 
 
-def test_a_damaged_array_is_told_and_hides_no_other(tmp_path, make_manifest, make_spec):
+def _break_spec(array):
+    (array.folder / "spec.json").write_text("{}")
+
+
+def _break_commit(array):
+    (array.folder / "commits/0.json").write_text("{}")
+
+
+def _lose_stimuli(array):
+    shutil.rmtree(array.root / "stimuli" / array.stimuli_digest)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(_break_spec, "another key"), (_break_commit, "checksum"), (_lose_stimuli, "no stimulus set")],
+)
+def test_a_damaged_array_is_told_and_hides_no_other(tmp_path, make_manifest, make_spec, spoil, words):
     rows = np.zeros((8, 2), np.float32)
     good = _add(tmp_path, make_manifest(8), make_spec(), rows)
-    bad = _add(tmp_path, make_manifest(8), make_spec(layer="bad"), rows)
-    (bad.folder / "spec.json").write_text("{}")
-    cache, told = FeatureCache(tmp_path), {}
-    with pytest.raises(CacheCorrupt, match="another key"):
-        cache.find()
-    assert [array.key for array in cache.find(unreadable=told.__setitem__)] == [good.key]
+    bad = _add(tmp_path, StimulusManifest(("a",), ("0" * 64,), "tiny"), make_spec(layer="bad"), rows[:1])
+    spoil(bad)
+    told = {}
+    with pytest.raises(FeatpipeError, match=words):
+        FeatureCache(tmp_path).find(stimuli="tiny")
+    found = FeatureCache(tmp_path).find(stimuli="tiny", unreadable=told.__setitem__)
+    assert [array.key for array in found] == [good.key]
     assert list(told) == [bad.key]
 
 
@@ -160,3 +178,15 @@ def test_listing_does_not_read_stimuli_that_nobody_asks_for(cache, monkeypatch):
 
     monkeypatch.setattr(cache, "stimuli", refuse)
     assert len(cache.find(model="timm:*", layer="**", newer=timedelta(days=7), larger=1)) == 2
+
+
+def test_at_a_remote_place_too(make_manifest, make_spec):
+    pytest.importorskip("obstore")
+    said = {"written": "2026-01-02T00:00:00+00:00"}
+    rows = np.zeros((20, 2), np.float32)
+    array = _add("memory://find/cache", make_manifest(20), make_spec(), rows, [0, 1], **said)
+    (found,) = FeatureCache("memory://find/cache").find(
+        complete=False, older=timedelta(days=1), stimuli="tiny"
+    )
+    assert found.key == array.key
+    assert last_written(found) == datetime(2026, 1, 2, tzinfo=UTC)

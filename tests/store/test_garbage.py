@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from featpipe.errors import CacheCorrupt, FeaturesNotCached
+from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache, GarbageFilter
 from featpipe.store._garbage import CLAIM_EXPIRY
@@ -200,6 +200,12 @@ def test_no_cache_is_no_garbage(tmp_path):
     with pytest.raises(FeaturesNotCached, match=r"no folder .*nothing to collect"):
         FeatureCache(tmp_path / "none").garbage()
     assert not (tmp_path / "none").exists()
+
+
+def test_only_a_folder_has_garbage():
+    pytest.importorskip("obstore")
+    with pytest.raises(RequestError, match=r"memory://garbage/cache is no folder"):
+        FeatureCache("memory://garbage/cache").garbage()
 
 
 def test_only_leftovers_and_claims_are_looked_for_by_default():

@@ -39,6 +39,20 @@ def test_an_incomplete_array_is_refused_or_has_nan(tmp_path, make_writer, fill, 
     np.testing.assert_array_equal(np.asarray(open_array(array, form, partial=True)[:]), rows)
 
 
+@pytest.mark.parametrize("form", ["numpy", "dask", "xarray"])
+def test_from_a_remote_place_too(make_writer, form):
+    pytest.importorskip("obstore")
+    pytest.importorskip(_LIBRARY.get(form, "numpy"))
+    root = f"memory://open/{form}"
+    writer, rows = make_writer(root)
+    for shard in range(3):
+        part = writer.array.layout.rows_of(shard)
+        writer.publish(shard, rows[part.start : part.stop], {})
+    np.testing.assert_array_equal(np.asarray(FeatureCache(root).open(writer.array.key, as_=form)[:]), rows)
+    with pytest.raises(RequestError, match=r"Only an array in a folder opens as zarr.*memory://"):
+        FeatureCache(root).open(writer.array.key, as_="zarr")
+
+
 def test_zarr_is_read_only(tiny_cache):
     array, _ = tiny_cache
     opened = open_array(array, "zarr")

@@ -9,7 +9,7 @@ import typer
 from featpipe.cli._console import human_bytes, note, say, say_json
 from featpipe.cli._options import Cache, Json
 from featpipe.cli.cache._arrays import opened
-from featpipe.errors import WorkError
+from featpipe.errors import FeatpipeError
 
 
 def catalog_command(
@@ -26,7 +26,7 @@ def catalog_command(
 
     damaged: dict[str, str] = {}
 
-    def unreadable(key: str, error: WorkError) -> None:
+    def unreadable(key: str, error: FeatpipeError) -> None:
         damaged[key] = str(error)
 
     page = write_catalog(opened(cache), out, url=url, unreadable=unreadable)

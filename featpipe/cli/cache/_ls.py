@@ -11,7 +11,7 @@ from featpipe.cli._console import human_bytes, note, say, say_json, show_table
 from featpipe.cli._options import Cache, Json
 from featpipe.cli.cache._amounts import parse_age, parse_size
 from featpipe.cli.cache._arrays import WORDS, opened, row_of
-from featpipe.errors import WorkError
+from featpipe.errors import FeatpipeError
 
 if TYPE_CHECKING:
     from featpipe.store import CachedArray
@@ -60,7 +60,7 @@ def ls_command(
     }
     damaged: dict[str, str] = {}
 
-    def unreadable(key: str, error: WorkError) -> None:
+    def unreadable(key: str, error: FeatpipeError) -> None:
         damaged[key] = str(error)
 
     rows = _rows(opened(cache).find(unreadable=unreadable, **wanted), damaged)
@@ -82,7 +82,7 @@ def _rows(arrays: list[CachedArray], damaged: dict[str, str]) -> list[dict[str, 
         try:
             written = last_written(array)
             rows.append(row_of(array) | {"written": written and written.isoformat(timespec="seconds")})
-        except WorkError as error:
+        except FeatpipeError as error:
             damaged[array.key] = str(error)
     return rows
 
