@@ -22,7 +22,7 @@ from featpipe.store._static import SPEC
 from featpipe.store.location import Folder, Location
 from featpipe.store.location._publish import publish_folder, staging, writing
 
-CLAIM_EXPIRY = 150.0  # seconds; whoever works on a shard touches its claim more often
+CLAIM_EXPIRY = 150.0  # seconds; whoever works on something touches its claim more often
 _HOUR, _DAY = 3600.0, 86_400.0
 _GRACE = 60.0  # seconds; a writer that moved a shard aside may still put it back
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -123,7 +123,9 @@ def remove_garbage(location: Location, garbage: Iterable[Garbage]) -> list[tuple
             why = str(error)
         if why:
             kept.append((some, why))
-    _remove_old_claim_folders(root)
+    for folder in _folders(root / "claims"):
+        with suppress(OSError):  # claims are in it; who is about to put one there makes the folder again
+            folder.rmdir()
     return kept
 
 
@@ -134,14 +136,6 @@ def _root(location: Location) -> Path:
             "whole. Name a folder with --cache."
         )
     return location.root
-
-
-def _remove_old_claim_folders(root: Path) -> None:
-    now = _now(root)
-    for folder in _folders(root / "claims"):
-        if now - folder.stat().st_mtime >= _HOUR:  # a younger one may be about to get a claim
-            with suppress(OSError):  # claims are in it
-                folder.rmdir()
 
 
 def _remove(root: Path, some: Garbage) -> str:
@@ -175,6 +169,7 @@ def _touched(folder: Path) -> float:
     with writing(folder):
         probe = folder / "now"
         probe.touch()
+        os.utime(probe)
         return probe.stat().st_mtime
 
 

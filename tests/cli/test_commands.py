@@ -186,7 +186,7 @@ def test_show_takes_the_first_digits_of_a_key(featpipe, featpipe_json):
     assert shown["spec"]["weights"]
     assert shown["provenance"]["batch_size"]
     assert shown["missing_shards"] == []
-    assert "provenance:" in featpipe(f"cache show {key} --cache cache")[1]
+    assert "provenance of 1 of 1 shards:" in featpipe(f"cache show {key} --cache cache")[1]
 
 
 def test_rm_removes_what_it_names_after_asking(featpipe, featpipe_json, cache, monkeypatch):

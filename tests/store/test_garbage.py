@@ -143,12 +143,11 @@ def test_what_is_gone_already_is_no_error(cache):
     assert cache.discard(garbage) == []
 
 
-def test_old_folders_of_claims_go_when_empty(cache):
-    for name, age in (("old", 2 * HOUR), ("young", 0)):
-        (cache.root / "claims" / name).mkdir(parents=True)
-        _age(cache.root / "claims" / name, age)
+def test_empty_folders_of_claims_go(cache):
+    _put(cache.root / "claims/busy/0.json")
+    (cache.root / "claims/idle").mkdir()
     cache.discard([])
-    assert os.listdir(cache.root / "claims") == ["young"]
+    assert os.listdir(cache.root / "claims") == ["busy"]
 
 
 def test_arrays_without_rows_are_told_and_never_removed(cache, make_writer):
