@@ -28,6 +28,7 @@
         ├── CacheCorrupt                     bytes are not what was written
         ├── CacheWriteError (OSError)        disk full, read-only, no permission
         ├── CacheUnreachable (OSError)       no network, no access, a server that fails
+        ├── CacheBusy                        somebody else is at it
         ├── NonFiniteFeatures                NaN or overflow in a layer
         └── DeviceOutOfMemory                even at the smallest batch
 
@@ -143,6 +144,10 @@ class CacheWriteError(WorkError, OSError):
 
 class CacheUnreachable(WorkError, OSError):
     """A remote cache does not answer, or not to us."""
+
+
+class CacheBusy(WorkError):
+    """Somebody else is at work where one alone may be."""
 
 
 class NonFiniteFeatures(WorkError):

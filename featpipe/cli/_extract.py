@@ -94,6 +94,14 @@ def extract_command(
             "--shard-rows", help="Rows a shard of a new stimulus set; by default 256, fewer for large layers."
         ),
     ] = None,
+    claim_expiry: Annotated[
+        float,
+        typer.Option(
+            "--claim-expiry",
+            metavar="SECONDS",
+            help="Take over shards of another run that gave no sign of life for so long; at least 120.",
+        ),
+    ] = 150,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Extract what this recipe needs, with --data.")
     ] = None,
@@ -122,7 +130,7 @@ def extract_command(
     from featpipe.extraction import Means, extract
     from featpipe.store import FeatureCache
 
-    means = Means(device, batch_size(size), workers, codec, shard_rows)
+    means = Means(device, batch_size(size), workers, codec, shard_rows, _claim_expiry(claim_expiry))
     if recipe is None:
         _refuse_beside("--model", {"--data": data, "--set": settings}, "They go with --recipe.")
     else:
@@ -188,10 +196,12 @@ def _stimulus_sets(
     source: str, subject: str | None, split: str | None, **how: bool
 ) -> dict[str, StimulusSet]:
     """Open what is to be extracted: one set, or with ``--subject all`` one a subject, by its name."""
-    from featpipe.datasets import EVERYONE, is_data, subjects_of
+    from featpipe.datasets import EVERYONE, is_data
 
     if subject != EVERYONE or not is_data(source):
         return {"": open_stimuli(source, subject, split, **how)}
+    from featpipe.datasets import subjects_of
+
     return {name: open_stimuli(source, name, split, **how) for name in subjects_of(source)}
 
 
@@ -205,6 +215,17 @@ def _say_sets(found: dict[str, list[Any]], sayers: Callable[[str], tuple[Any, An
         for name, each in found.items():
             say(f"{name}:")
             _say_each(each, *sayers(name), as_json)
+
+
+def _claim_expiry(seconds: float) -> float:
+    from featpipe.store import LEAST_CLAIM_EXPIRY
+
+    if not LEAST_CLAIM_EXPIRY <= seconds < float("inf"):
+        raise SpecError(
+            f"--claim-expiry is {seconds:g} seconds; it must be at least {LEAST_CLAIM_EXPIRY:g}, because machines "
+            "that share a file system may see each other's files a minute late."
+        )
+    return seconds
 
 
 def _needed(option: str, value: Any) -> Any:
@@ -266,10 +287,12 @@ def open_stimuli(
     source: str, subject: str | None, split: str | None, *, skip_broken: bool, rehash: bool, quiet: bool
 ) -> StimulusSet:
     """Open the images of a SOURCE or of DATA, and say what was left out."""
-    from featpipe.datasets import is_data, load_stimuli
+    from featpipe.datasets import is_data
     from featpipe.stimuli import StimulusSet
 
     if is_data(source):
+        from featpipe.datasets import load_stimuli
+
         return load_stimuli(source, subject=subject, split=split)
     if subject or split:
         raise SpecError(

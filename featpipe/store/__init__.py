@@ -2,6 +2,8 @@
 
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
+from featpipe.store._claim_files import ClaimFiles, Owner
+from featpipe.store._claims import CLAIM_EXPIRY, LEAST_CLAIM_EXPIRY, Claims, exclusive_claim, work_of
 from featpipe.store._codec import CODECS
 from featpipe.store._export import ENDINGS, export_array
 from featpipe.store._find import ArrayFilter, last_written
@@ -15,21 +17,27 @@ from featpipe.store._writer import ArrayWriter
 from featpipe.store.location import is_url, shown_url
 
 __all__ = [
+    "CLAIM_EXPIRY",
     "CODECS",
     "ENDINGS",
     "FORMS",
+    "LEAST_CLAIM_EXPIRY",
     "SHARD_ROWS",
     "ArrayFilter",
     "ArrayWriter",
     "CachedArray",
+    "ClaimFiles",
+    "Claims",
     "FeatureCache",
     "Garbage",
     "GarbageFilter",
     "Origin",
+    "Owner",
     "Problem",
     "Statistics",
     "StoredStimuli",
     "array_statistics",
+    "exclusive_claim",
     "export_array",
     "is_url",
     "last_written",
@@ -37,4 +45,5 @@ __all__ = [
     "origins",
     "shown_url",
     "spans",
+    "work_of",
 ]

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featpipe.errors import CacheCorrupt, CacheWriteError, FeaturesNotCached, RequestError
+from featpipe.store._claim_files import CLAIMS
+from featpipe.store._claims import CLAIM_EXPIRY
 from featpipe.store._commits import COMMITS
 from featpipe.store._documents import read_json
 from featpipe.store._static import SPEC
 from featpipe.store.location import Folder, Location
 from featpipe.store.location._publish import publish_folder, staging, writing
 
-CLAIM_EXPIRY = 150.0  # seconds; whoever works on something touches its claim more often
 _HOUR, _DAY = 3600.0, 86_400.0
 _GRACE = 60.0  # seconds; a writer that moved a shard aside may still put it back
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -89,7 +90,7 @@ def find_garbage(location: Location, wanted: GarbageFilter) -> list[Garbage]:
         )
     now = _now(root)
     found = [g for g in _entries(root / "tmp", "leftover", now) if g.age >= wanted.older]
-    for folder in _folders(root / "claims"):
+    for folder in _folders(root / CLAIMS):
         found += [g for g in _entries(folder, "claim", now) if g.age > CLAIM_EXPIRY]
     if wanted.aside:
         found += [
@@ -123,7 +124,7 @@ def remove_garbage(location: Location, garbage: Iterable[Garbage]) -> list[tuple
             why = str(error)
         if why:
             kept.append((some, why))
-    for folder in _folders(root / "claims"):
+    for folder in _folders(root / CLAIMS):
         with suppress(OSError):  # claims are in it; who is about to put one there makes the folder again
             folder.rmdir()
     return kept

@@ -9,8 +9,7 @@ import pytest
 
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError
 from featpipe.stimuli import StimulusManifest
-from featpipe.store import FeatureCache, GarbageFilter
-from featpipe.store._garbage import CLAIM_EXPIRY
+from featpipe.store import CLAIM_EXPIRY, ClaimFiles, Claims, FeatureCache, GarbageFilter
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
 HOUR, DAY = 3600, 86_400
@@ -134,6 +133,18 @@ def test_a_claim_that_was_renewed_in_between_stays(cache):
     ((_, why),) = cache.discard(garbage)
     assert why == "it was renewed in between"
     assert claim.read_bytes() == b"mine"
+
+
+def test_claims_that_are_held_stay_and_those_of_the_dead_go(cache):
+    with Claims(ClaimFiles(cache.root, "ab" * 32)) as claims:
+        assert claims.take("0")
+        assert claims.take("1")
+        _age(cache.root / "claims" / ("ab" * 32) / "1.json", CLAIM_EXPIRY + 10)
+        garbage = cache.garbage()
+        assert [some.path.name for some in garbage] == ["1.json"]
+        assert cache.discard(garbage) == []
+        assert claims.holder("0") is not None
+        assert claims.take("1")
 
 
 def test_what_is_gone_already_is_no_error(cache):
