@@ -3,7 +3,14 @@
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
 from featpipe.store._claim_files import ClaimFiles, Owner
-from featpipe.store._claims import CLAIM_EXPIRY, LEAST_CLAIM_EXPIRY, Claims, exclusive_claim, work_of
+from featpipe.store._claims import (
+    CLAIM_EXPIRY,
+    LEAST_CLAIM_EXPIRY,
+    Claims,
+    claim_storage,
+    exclusive_claim,
+    work_of,
+)
 from featpipe.store._codec import CODECS
 from featpipe.store._export import ENDINGS, export_array
 from featpipe.store._find import ArrayFilter, last_written
@@ -37,6 +44,7 @@ __all__ = [
     "Statistics",
     "StoredStimuli",
     "array_statistics",
+    "claim_storage",
     "exclusive_claim",
     "export_array",
     "is_url",

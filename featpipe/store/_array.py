@@ -171,7 +171,7 @@ class CachedArray:
 
     def is_committed(self, shard: int) -> bool:
         """Whether a shard counts now; quicker than `committed`."""
-        return commit_path(self.folder, shard).exists()
+        return self.location.exists(commit_name(self.base, shard))
 
     @property
     def missing(self) -> list[int]:

@@ -118,6 +118,14 @@ class Location(ABC):
         """Remove a file or a folder with all that is in it."""
         raise NotImplementedError(self.url)
 
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """Replace a file that is still the version given (None: that is not there); tell whether it was."""
+        raise NotImplementedError(self.url)
+
+    def stamp(self, name: str) -> tuple[Any, float] | None:
+        """Return version and time of change of a file, by the clock of the place; None when it is not there."""
+        raise NotImplementedError(self.url)
+
     def version(self, name: str) -> Any:
         """Return what changes when a file is replaced; None when it is not there."""
         raise NotImplementedError(self.url)
