@@ -12,26 +12,46 @@ from featpipe.store._claims import (
     work_of,
 )
 from featpipe.store._codec import CODECS
+from featpipe.store._export import ENDINGS, export_array
+from featpipe.store._find import ArrayFilter, last_written
+from featpipe.store._garbage import Garbage, GarbageFilter
+from featpipe.store._open import FORMS, open_array
+from featpipe.store._provenance import Origin, origins, spans
+from featpipe.store._statistics import Statistics, array_statistics
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
-from featpipe.store.location import is_url
+from featpipe.store.location import is_url, shown_url
 
 __all__ = [
     "CLAIM_EXPIRY",
     "CODECS",
+    "ENDINGS",
+    "FORMS",
     "LEAST_CLAIM_EXPIRY",
     "SHARD_ROWS",
+    "ArrayFilter",
     "ArrayWriter",
     "CachedArray",
     "ClaimFiles",
     "Claims",
     "FeatureCache",
+    "Garbage",
+    "GarbageFilter",
+    "Origin",
     "Owner",
     "Problem",
+    "Statistics",
     "StoredStimuli",
+    "array_statistics",
     "claim_storage",
     "exclusive_claim",
+    "export_array",
     "is_url",
+    "last_written",
+    "open_array",
+    "origins",
+    "shown_url",
+    "spans",
     "work_of",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -79,6 +79,10 @@ class CachedArray:
         if layout.dtype != spec.store_dtype:
             raise CacheCorrupt(f"{path} says {layout.dtype}, but the spec of {key} {spec.store_dtype}.")
         return cls(key, spec, digest, layout, location, stimuli)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to workers without ids and manifest, which are read again where they are needed."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_provenance": {}, "_seen": {}}
 
     @property
     def base(self) -> str:
