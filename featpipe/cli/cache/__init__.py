@@ -6,6 +6,8 @@ import typer
 
 from featpipe.cli.cache._import import import_command
 from featpipe.cli.cache._ls import ls_command
+from featpipe.cli.cache._pull import pull_command
+from featpipe.cli.cache._push import push_command
 from featpipe.cli.cache._rm import rm_command
 from featpipe.cli.cache._show import show_command
 from featpipe.cli.cache._verify import verify_command
@@ -18,3 +20,5 @@ cache_app.command("show")(show_command)
 cache_app.command("verify")(verify_command)
 cache_app.command("rm")(rm_command)
 cache_app.command("import")(import_command)
+cache_app.command("push")(push_command)
+cache_app.command("pull")(pull_command)
