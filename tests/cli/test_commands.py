@@ -34,6 +34,8 @@ COMMANDS = {
     "cache ls": "--cache --json",
     "cache show": "--cache --json",
     "cache verify": "--cache --sample --json",
+    "cache push": "--cache --model --layers --stimuli --dry-run --json",
+    "cache pull": "--cache --model --layers --stimuli --dry-run --json",
     "cache rm": "--cache --yes --json",
     "cache import": "--name --ids --images --store-dtype --cache --json",
 }
@@ -45,6 +47,15 @@ SHOWN = {
     "recipes": {"recipes"},
     "cache ls --cache cache": {"cache", "arrays"},
     "cache verify --cache cache": {"cache", "problems"},
+    "cache push new --cache cache --dry-run": {
+        "from",
+        "to",
+        "dry_run",
+        "arrays",
+        "bytes",
+        "seconds",
+        "problems",
+    },
     f"extract {M} --layers stem:mean --images images --cache new --dry-run": {
         "layers",
         "n_stimuli",
