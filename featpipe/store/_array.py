@@ -72,7 +72,7 @@ class CachedArray:
             raise FeaturesNotCached(
                 f"There is no array {key!r} in {location.url}. `featpipe cache ls` lists those that are there."
             )
-        spec, digest = _read_spec(location, f"{base}/{SPEC}", key)
+        spec, digest = read_spec(location, f"{base}/{SPEC}", key)
         name = f"{base}/{FEATURES_METADATA}"
         path = f"{location.url}/{name}"
         layout = ArrayLayout.parse(path, read_json(location, name))
@@ -309,8 +309,13 @@ def array_folder(key: str) -> str:
     return f"{ARRAYS}/{key}"
 
 
-def _read_spec(location: Location, name: str, key: str) -> tuple[FeatureSpec, str]:
-    path, content = f"{location.url}/{name}", read_bytes(location, name)
+def read_spec(location: Location, name: str, key: str) -> tuple[FeatureSpec, str]:
+    """Read ``spec.json``: the spec and the digest of the stimulus set; raises as `CachedArray.open`."""
+    return parse_spec(f"{location.url}/{name}", read_bytes(location, name), key)
+
+
+def parse_spec(path: str, content: bytes, key: str) -> tuple[FeatureSpec, str]:
+    """Parse the content of ``spec.json``, see `read_spec`."""
     found = hashlib.sha256(content).hexdigest()
     if found != key:
         raise CacheCorrupt(

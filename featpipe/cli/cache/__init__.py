@@ -9,6 +9,8 @@ from featpipe.cli.cache._export import export_command
 from featpipe.cli.cache._gc import gc_command
 from featpipe.cli.cache._import import import_command
 from featpipe.cli.cache._ls import ls_command
+from featpipe.cli.cache._pull import pull_command
+from featpipe.cli.cache._push import push_command
 from featpipe.cli.cache._rm import rm_command
 from featpipe.cli.cache._show import show_command
 from featpipe.cli.cache._verify import verify_command
@@ -24,3 +26,5 @@ cache_app.command("gc")(gc_command)
 cache_app.command("import")(import_command)
 cache_app.command("export")(export_command)
 cache_app.command("catalog")(catalog_command)
+cache_app.command("push")(push_command)
+cache_app.command("pull")(pull_command)

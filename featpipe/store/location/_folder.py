@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,31 @@ class Folder(Location):
         with _publish.writing(self.path(name)), written_whole(self.path(name)) as file:
             file.write(content)
 
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """See `Location`; others who replace a file in this way wait."""
+        with _publish.writing(self.path(name)), self._locked(f"tmp/{name.replace('/', '-')}.lock"):
+            if self.version(name) != version:
+                return False
+            self.replace(name, content)
+        return True
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a file's lock; one that was removed while we waited for it is made again."""
+        _publish.make_folders(self.path(name).parent)
+        while True:
+            with open(self.path(name), "a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_ino == self._inode(name):
+                    yield
+                    return
+
+    def _inode(self, name: str) -> int | None:
+        try:
+            return os.stat(self.path(name)).st_ino
+        except FileNotFoundError:
+            return None
+
     def set_aside(self, name: str, label: str) -> str | None:
         """See `Location`."""
         moved = _publish.set_aside(self.root, self.path(name), label)
@@ -130,10 +157,11 @@ class Folder(Location):
                 shutil.rmtree(staged / "removed")
 
     def version(self, name: str) -> Any:
-        """Return the inode of a file; a file that replaces another has another."""
+        """Return inode and time of change of a file: an inode alone comes back once it was given free."""
         try:
             with reading(self.path(name)):
-                return os.stat(self.path(name)).st_ino
+                status = os.stat(self.path(name))
+            return status.st_ino, status.st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return None
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featpipe.errors import CacheReadError, CacheWriteError
+from featpipe.errors import CacheWriteError, FeatpipeError
 
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 # File systems without hard links, or (BeeGFS) without hard links between folders.
@@ -38,7 +38,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says when a write fails into `CacheWriteError` with advice."""
     try:
         yield
-    except (CacheReadError, CacheWriteError):
+    except FeatpipeError:  # which has its advice already, such as a source that cannot be reached
         raise
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another cache")
