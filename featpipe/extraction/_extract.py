@@ -58,6 +58,7 @@ def extract(
         card, stimuli.digest, tuple(targets), len(stimuli), n_computed=0, n_reused=0, seconds=0.0
     )
     if lacking := _lacking(cache, targets, stimuli):
+        cache.location.require_writable()
         from featpipe.extraction._run import Run  # torch, only where something is missing
 
         runs: list[Run] = []

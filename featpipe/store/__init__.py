@@ -6,7 +6,7 @@ from featpipe.store._codec import CODECS
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
-from featpipe.store.location import is_url
+from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored
 
 __all__ = [
     "CODECS",
@@ -14,7 +14,11 @@ __all__ = [
     "ArrayWriter",
     "CachedArray",
     "FeatureCache",
+    "MirroredURL",
     "Problem",
+    "Root",
     "StoredStimuli",
+    "absolute",
     "is_url",
+    "mirrored",
 ]

@@ -59,9 +59,9 @@ class Folder(Location):
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def open(self, name: str, size: int | None = None) -> StoredFile:
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
-        return _OpenFile(f"{self.url}/{name}")
+        return OpenFile(f"{self.url}/{name}")
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -127,7 +127,9 @@ class Folder(Location):
             return None
 
 
-class _OpenFile(StoredFile):
+class OpenFile(StoredFile):
+    """An open file of this machine."""
+
     def __init__(self, path: str) -> None:
         self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
         self.size = os.fstat(self._handle).st_size
@@ -136,9 +138,11 @@ class _OpenFile(StoredFile):
         os.close(self._handle)
 
     def read_at(self, length: int, offset: int) -> bytes:
+        """See `StoredFile`."""
         return os.pread(self._handle, length, offset)
 
     def read_into(self, out: memoryview, offset: int) -> int:
+        """See `StoredFile`."""
         start = offset
         while out:
             read = os.preadv(self._handle, [out], offset)

@@ -68,7 +68,7 @@ class Objects(Location):
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rstrip("/").removeprefix(below) for path in paths]
 
-    def open(self, name: str, size: int | None = None) -> StoredFile:
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
 

@@ -66,7 +66,7 @@ class Web(Location):
         """See `Location`: what the index says."""
         return self.index.names(folder)
 
-    def open(self, name: str, size: int | None = None) -> StoredFile:
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
 
