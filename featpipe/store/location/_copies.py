@@ -76,8 +76,8 @@ class Copies:
         with fetching:  # a second thread waits for the first one's copy
             if (there := self.open(size, sha256)) is not None:
                 return there
-            self._make_room(size)
             with self._part() as part:
+                self._reserve(part, size)
                 _copy(part, size, sha256, source, name)
                 file = OpenFile(str(part))
                 place = self._path(sha256)
@@ -113,22 +113,27 @@ class Copies:
         finally:
             part.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
-        """Drop what was not used for longest until a file fits; one process at a time looks through the folder."""
+    def _reserve(self, part: Path, size: int) -> None:
+        """Drop what was not used for longest until a file fits, and give it its size, which others then count."""
         with self._lock:
             if self._room < size:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with (self.folder / "lock").open("a") as lock:
+                with (self.folder / "lock").open(
+                    "a"
+                ) as lock:  # one process at a time looks through the folder
                     fcntl.flock(lock, fcntl.LOCK_EX)
                     room = self._evict(size)
+                    _sized(part, size)
                 self._room = max(size, min(room, self.limit // _SCANS))
+            else:
+                _sized(part, size)
             self._room -= size
 
     def _evict(self, size: int) -> int:
         """Make room for a file, and return how much there is then."""
         _remove_left(self.folder / "tmp")
-        used = sorted(_files(self.folder / "shards"))
-        room = self.limit - sum(n_bytes for _, n_bytes, _ in used)
+        used = sorted(_files(self.folder, "shards/*/*"))
+        under_way = _files(self.folder, "tmp/*")
+        room = self.limit - sum(n_bytes for _, n_bytes, _ in (*used, *under_way))
         for _, n_bytes, path in used:
             if room >= size:
                 break
@@ -139,7 +144,7 @@ class Copies:
 
 def _copy(part: Path, size: int, sha256: str, source: StoredFile, name: str) -> None:
     digest = hashlib.sha256()
-    with part.open("xb") as file, source:
+    with part.open("r+b") as file, source:
         for start in range(0, size, _PART):
             content = source.read_at(min(_PART, size - start), start)
             digest.update(content)
@@ -151,9 +156,14 @@ def _copy(part: Path, size: int, sha256: str, source: StoredFile, name: str) -> 
         )
 
 
-def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
+def _sized(part: Path, size: int) -> None:
+    with part.open("xb") as file:
+        file.truncate(size)
+
+
+def _files(folder: Path, pattern: str) -> Iterator[tuple[int, int, Path]]:
     """Give the time of last use, the size and the path of every file."""
-    for path in folder.glob("*/*"):
+    for path in folder.glob(pattern):
         with suppress(FileNotFoundError):
             status = path.stat()
             yield status.st_mtime_ns, status.st_size, path
