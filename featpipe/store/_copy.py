@@ -278,7 +278,7 @@ class ArrayCopy:
         if digest.hexdigest() != record["sha256"]:
             raise self._damaged(shard, "its bytes are not those that were written")
 
-    def _part(self, file: StoredFile, shard: int, start: int, length: int) -> bytes:
+    def _part(self, file: StoredFile, shard: int, start: int, length: int) -> bytes | memoryview:
         try:
             part = file.read_at(length, start)
         except CacheCorrupt as error:

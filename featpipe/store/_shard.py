@@ -74,8 +74,8 @@ class ShardFile:
     shard : int
     label : callable (shard) -> str
         What to call the shard in errors.
-    size : int, optional
-        Of the file, where it is known.
+    size, sha256 : int and str, optional
+        Of the file, where they are known.
 
     Raises
     ------
@@ -92,11 +92,12 @@ class ShardFile:
         *,
         label: Callable[[int], str],
         size: int | None = None,
+        sha256: str | None = None,
     ) -> None:
         self._layout, self._shard, self._label = layout, shard, label
         self._n_chunks = -(-len(layout.rows_of(shard)) // layout.chunk_rows)
         try:
-            self._file = location.open(name, size)
+            self._file = location.open(name, size, sha256)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self.corrupt("its file is gone") from error
 
@@ -152,6 +153,12 @@ class ShardFile:
     def size(self) -> int:
         """Bytes of the file."""
         return self._file.size
+
+    @property
+    def index_span(self) -> tuple[int, int]:
+        """The bytes (start, stop) of the index."""
+        n_bytes = self._layout.chunks_per_shard * 2 * _ENTRY.itemsize + CRC_BYTES
+        return max(0, self._file.size - n_bytes), self._file.size
 
     def prepare(self, spans: Sequence[tuple[int, int]]) -> None:
         """Hear which bytes (start, stop) will be read next."""

@@ -74,9 +74,14 @@ def load_stimuli(location: Location, digest: str, *, thorough: bool = False) -> 
     CacheCorrupt
         The file is not what was written.
     """
+    return location.checked(
+        stimuli_folder(digest), lambda: _load(location, digest, thorough=thorough or location.remote)
+    )
+
+
+def _load(location: Location, digest: str, *, thorough: bool) -> StoredStimuli:
     name = f"{stimuli_folder(digest)}/{FILE}"
     path = f"{location.url}/{name}"
-    thorough = thorough or location.remote
     try:
         document = read_json(location, name, LARGEST_STIMULI, canonical=thorough)
     except CacheCorrupt as error:

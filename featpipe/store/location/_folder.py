@@ -69,9 +69,9 @@ class Folder(Location):
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def open(self, name: str, size: int | None = None) -> StoredFile:
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
-        return _OpenFile(f"{self.url}/{name}")
+        return OpenFile(f"{self.url}/{name}")
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -166,7 +166,9 @@ class Folder(Location):
             return None
 
 
-class _OpenFile(StoredFile):
+class OpenFile(StoredFile):
+    """An open file of this machine."""
+
     def __init__(self, path: str) -> None:
         self._path = path
         with reading(path):
@@ -177,10 +179,12 @@ class _OpenFile(StoredFile):
         os.close(self._handle)
 
     def read_at(self, length: int, offset: int) -> bytes:
+        """See `StoredFile`."""
         with reading(self._path):
             return os.pread(self._handle, length, offset)
 
     def read_into(self, out: memoryview, offset: int) -> int:
+        """See `StoredFile`."""
         start = offset
         with reading(self._path):
             while out and (read := os.preadv(self._handle, [out], offset)):

@@ -56,15 +56,20 @@ class RangedFile(StoredFile):
 
     def read_into(self, out: memoryview, offset: int) -> int:
         """See `StoredFile`."""
-        length = max(0, min(len(out), self.size - offset))
+        part = self.read_at(len(out), offset)
+        out[: len(part)] = part
+        return len(part)
+
+    def read_at(self, length: int, offset: int) -> bytes | memoryview:
+        """See `StoredFile`."""
+        length = max(0, min(length, self.size - offset))
         if not length:
-            return 0
+            return b""
         if (part := self._found(offset, length)) is None:
             self.prepare([(offset, offset + length)])
             part = self._found(offset, length)
         assert part is not None
-        out[:length] = part
-        return length
+        return part
 
     def _found(self, offset: int, length: int) -> memoryview | None:
         place = bisect_right(self._starts, offset) - 1

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import netrc
+import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.util import make_headers
 
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex
-from featpipe.store.location._location import Location, StoredFile
+from featpipe.store.location._location import Location, StoredFile, T
 from featpipe.store.location._ranges import RangedFile, Span
 
 _ATTEMPTS = 5
 _FIRST_WAIT = 0.2  # seconds; doubled each time
+_PATIENCE = 15.0  # seconds after which a server that gives no answer is not asked again
+_CONNECT, _READ = 5.0, 20.0  # seconds
 _FRESH = 30.0  # seconds that the index is trusted to be the newest
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
@@ -30,6 +35,8 @@ _BUSY = (408, 425, 429, 500, 502, 503, 504)
 class Web(Location):
     """A cache behind ``http://`` or ``https://``; redirects to another host are refused.
 
+    Proxies are those of the environment, as ``HTTPS_PROXY`` and ``NO_PROXY`` name them.
+
     Parameters
     ----------
     url : str
@@ -39,12 +46,11 @@ class Web(Location):
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._pool = urllib3.PoolManager(
-            maxsize=self.threads, retries=False, timeout=urllib3.Timeout(connect=20, read=120)
-        )
+        self._pool = _pool(url, self.threads)
         self._headers = _credentials(url)
         self._index: CacheIndex | None = None
         self._read_at = 0.0
+        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         from featpipe.store.location._locate import locate
@@ -59,29 +65,19 @@ class Web(Location):
 
     def size(self, name: str) -> int:
         """See `Location`."""
-        with self._answer("HEAD", name, {}) as answer:
-            return int(answer.headers.get("Content-Length", -1))
+        return self._try(lambda: self._size(name))
 
     def names(self, folder: str) -> list[str]:
         """See `Location`: what the index says."""
         return self.index.names(folder)
 
-    def open(self, name: str, size: int | None = None) -> StoredFile:
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
 
     def digest(self, name: str) -> str:
         """See `Location`."""
-        for attempt in range(_ATTEMPTS):
-            digest = hashlib.sha256()
-            try:
-                with self._answer("GET", name, {}) as answer:
-                    for part in answer.stream(_PART):
-                        digest.update(part)
-                return digest.hexdigest()
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                self._wait(attempt, error)
-        raise AssertionError("the last attempt returns or raises")
+        return self._try(lambda: self._digest(name))
 
     def has_array(self, folder: str) -> bool:
         """See `Location`."""
@@ -90,17 +86,20 @@ class Web(Location):
     @property
     def index(self) -> CacheIndex:
         """What the cache holds, as its last `push` said."""
-        if self._index is None or time.monotonic() - self._read_at > _FRESH:
-            try:
-                content = self._get(INDEX, largest=LARGEST_INDEX)
-            except FileNotFoundError as error:
-                raise FeaturesNotCached(
-                    f"There is no {self.url}/{INDEX}, which says what a cache behind a web server holds. Check "
-                    "the URL; a "
-                    "cache gets one from `featpipe cache push`."
-                ) from error
-            self._index, self._read_at = CacheIndex.parse(f"{self.url}/{INDEX}", content), time.monotonic()
-        return self._index
+        with self._lock:  # a second thread waits for the first one's
+            if self._index is None or time.monotonic() - self._read_at > _FRESH:
+                self._index, self._read_at = self._read_index(), time.monotonic()
+            return self._index
+
+    def _read_index(self) -> CacheIndex:
+        try:
+            content = self._get(INDEX, largest=LARGEST_INDEX)
+        except FileNotFoundError as error:
+            raise FeaturesNotCached(
+                f"There is no {self.url}/{INDEX}, which says what a cache behind a web server holds. Check the "
+                "URL; a cache gets one from `featpipe cache push`."
+            ) from error
+        return CacheIndex.parse(f"{self.url}/{INDEX}", content)
 
     def _known(self, name: str) -> bytes | None:
         """Return a spec that the index holds: its digest is its key, so nothing can be wrong with it."""
@@ -112,30 +111,71 @@ class Web(Location):
 
     def _get(self, name: str, *, span: Span | None = None, largest: int | None = None) -> bytes:
         headers = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
+
+        def get() -> bytes:
+            with self._answer("GET", name, headers) as answer:
+                return self._body(name, answer, span, largest)
+
+        return self._try(get)
+
+    def _try(self, work: Callable[[], T]) -> T:
+        """Do what may be cut off in the middle, again if need be; a server that keeps still is given up sooner."""
+        began = time.monotonic()
         for attempt in range(_ATTEMPTS):
             try:
-                with self._answer("GET", name, headers) as answer:
-                    return self._body(name, answer, span, largest)
+                return work()
+            except (FileNotFoundError, CacheUnreachable):
+                raise
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                self._wait(attempt, error)
+                silent = isinstance(error, _NO_ANSWER) and time.monotonic() - began > _PATIENCE
+                if silent or attempt == _ATTEMPTS - 1:
+                    raise CacheUnreachable(
+                        f"{self.url} cannot be reached: {_said(error)}. Check the network and the address, and run "
+                        "the same command again."
+                    ) from error
+                time.sleep(_FIRST_WAIT * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    def _size(self, name: str) -> int:
+        with self._answer("HEAD", name, {}) as answer:
+            length = _said_length(answer)
+        if not length.isdecimal():
+            raise RequestError(
+                f"The server of {self.url} does not say how large {name} is (no Content-Length). Serve the cache "
+                "with one that does (nginx, Apache, S3)."
+            )
+        return int(length)
+
+    def _digest(self, name: str) -> str:
+        digest, n_bytes = hashlib.sha256(), 0
+        with self._answer("GET", name, {}) as answer:
+            for part in answer.stream(_PART):
+                digest.update(part)
+                n_bytes += len(part)
+            _check_length(answer, n_bytes)
+        return digest.hexdigest()
 
     def _body(self, name: str, answer: Any, span: Span | None, largest: int | None) -> bytes:
         if span is None:
             content: bytes = answer.read(None if largest is None else largest + 1)
-            expected = int(answer.headers.get("Content-Length", len(content)))
-            most = expected if largest is None else min(expected, largest + 1)
-            if len(content) < most:
-                raise urllib3.exceptions.ProtocolError(f"{len(content)} of {most} bytes came")
+            if largest is None or len(content) <= largest:
+                _check_length(answer, len(content))
             return content
-        if answer.status != 206:
+        length = span[1] - span[0]
+        if answer.status != 206 and not (
+            span[0] == 0 and answer.headers.get("Content-Length") == str(length)
+        ):
             raise RequestError(
                 f"The server of {self.url} answered a request for a part of {name} with the whole file: it does "
-                "not serve "
-                "ranges. Copy the cache with another tool, or serve it with one that does (nginx, Apache, S3)."
+                "not serve ranges. Serve the cache with one that does (nginx, Apache, S3), or copy it."
             )
-        length = span[1] - span[0]
-        content = answer.read(length + 1)
+        if answer.status == 206 and not _starts_at(answer, span[0]):
+            raise CacheUnreachable(
+                f"The server of {self.url} answered a request for bytes {span[0]}-{span[1] - 1} of {name} with "
+                f"others ({answer.headers.get('Content-Range')}). Serve the cache with one that serves ranges."
+            )
+        # Without a number urllib3 copies once less; the length that the server said bounds it then.
+        content = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
         if len(content) != length:
             raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
         return content
@@ -162,9 +202,10 @@ class Web(Location):
         except BaseException:
             answer.close()
             raise
-        (
-            answer.close if answer.length_remaining else answer.release_conn
-        )()  # a body that is not read to its end
+        if answer.length_remaining:  # a body that was not read to its end
+            answer.close()
+        else:
+            answer.release_conn()
 
     def _redirected(self, url: str, target: str) -> str:
         there = urljoin(url, target)
@@ -182,23 +223,50 @@ class Web(Location):
         if status in (401, 403):
             raise CacheUnreachable(
                 f"{self.url} refuses access (status {status}) to {name}. Put user and password for this host into "
-                "~/.netrc, "
-                "or ask its owner."
+                "~/.netrc, or ask its owner."
             )
         if status in _BUSY:
             raise urllib3.exceptions.HTTPError(f"status {status}")
         if status not in (200, 206):
             raise CacheUnreachable(f"{self.url} answered with status {status} when asked for {name}.")
 
-    def _wait(self, attempt: int, error: Exception) -> None:
-        if isinstance(error, FileNotFoundError | CacheUnreachable):
-            raise error
-        if attempt == _ATTEMPTS - 1:
-            raise CacheUnreachable(
-                f"{self.url} cannot be reached: {error}. Check the network and the address, and run the same "
-                "command again."
-            ) from error
-        time.sleep(_FIRST_WAIT * 2**attempt)
+
+_NO_ANSWER = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.TimeoutError)
+
+
+def _said(error: BaseException) -> str:
+    """Return what a person needs of an error of urllib3, whose texts begin with the connection's address in memory."""
+    return re.sub(r"^<?[\w.]*HTTPS?Connection\(.*?\)>?: ", "", str(error)).rstrip(".")
+
+
+def _said_length(answer: Any) -> str:
+    return str(answer.headers.get("Content-Length", ""))
+
+
+def _check_length(answer: Any, n_bytes: int) -> None:
+    expected = _said_length(answer)
+    if expected not in ("", str(n_bytes)):
+        raise urllib3.exceptions.ProtocolError(f"{n_bytes} of {expected} bytes came")
+
+
+def _starts_at(answer: Any, start: int) -> bool:
+    """Whether a partial answer says that it begins where it should."""
+    return re.match(rf"bytes {start}-", str(answer.headers.get("Content-Range", ""))) is not None
+
+
+def _pool(url: str, threads: int) -> Any:
+    """Return connections to a server, by way of the proxy that the environment names for it."""
+    timeout = urllib3.Timeout(connect=_CONNECT, read=_READ)
+    options: dict[str, Any] = {"maxsize": threads, "retries": False, "timeout": timeout}
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy is None or proxy_bypass(parts.hostname or ""):
+        return urllib3.PoolManager(**options)
+    user = urlsplit(proxy).username
+    if user is not None:
+        password = urlsplit(proxy).password or ""
+        options["proxy_headers"] = make_headers(proxy_basic_auth=f"{unquote(user)}:{unquote(password)}")
+    return urllib3.ProxyManager(proxy, **options)
 
 
 def _credentials(url: str) -> dict[str, str]:
