@@ -264,7 +264,7 @@ class ArrayCopy:
             buffers = _joined(parts, record["size"]) if self.target.remote else parts
             return self.target.create_shard(top, place.removeprefix(f"{top}/"), buffers) is not None
 
-    def _parts(self, file: StoredFile, shard: int, record: Mapping[str, Any]) -> Iterator[bytes]:
+    def _parts(self, file: StoredFile, shard: int, record: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
         """Read a shard part by part; raises at its end, before it is published, unless it is what was committed."""
         digest, size = hashlib.sha256(), record["size"]
         if file.size != size:
@@ -322,7 +322,7 @@ def _collected(
     return copied, records
 
 
-def _joined(parts: Iterator[bytes], size: int) -> Iterator[memoryview]:
+def _joined(parts: Iterator[bytes | memoryview], size: int) -> Iterator[memoryview]:
     """Give parts as one buffer, for places that take a file at once."""
     whole, filled = memoryview(bytearray(size)), 0
     for part in parts:
