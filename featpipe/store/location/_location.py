@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from featpipe.errors import RequestError
 
 Buffers = Iterable[bytes | memoryview]
+PART = 4 << 20  # bytes of a file that are in memory at once while it is copied
 
 
 class StoredFile(ABC):
@@ -71,6 +72,16 @@ class Location(ABC):
     @abstractmethod
     def open(self, name: str, size: int | None = None) -> StoredFile:
         """Open a file; `size`, where it is known, spares a remote place a request. Raises `FileNotFoundError`."""
+
+    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        """Read a file of `size` bytes from its start to its end, part by part; going on where a line was cut.
+
+        What comes is as much as there is: whoever knows what it should be has to check. Raises
+        `FileNotFoundError`.
+        """
+        with self.open(name, size) as file:
+            for start in range(0, file.size, PART):
+                yield file.read_at(PART, start)
 
     @abstractmethod
     def digest(self, name: str) -> str:

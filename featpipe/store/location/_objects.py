@@ -19,7 +19,7 @@ from obstore import exceptions
 from obstore.store import GCSStore, MemoryStore, S3Store
 
 from featpipe.errors import CacheUnreachable, CacheWriteError, RequestError
-from featpipe.store.location._location import Buffers, Location, StoredFile
+from featpipe.store.location._location import PART, Buffers, Location, StoredFile
 from featpipe.store.location._ranges import RangedFile
 
 T = TypeVar("T")
@@ -27,6 +27,7 @@ _ATTEMPTS = 5
 _FIRST_WAIT = 0.2  # seconds; doubled each time
 _STREAM = 8 << 20  # bytes
 _REFUSED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_FAILED = (*_REFUSED, exceptions.GenericError, exceptions.JoinError, OSError)
 _RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
 _CLIENT = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=20)}
 
@@ -71,6 +72,23 @@ class Objects(Location):
     def open(self, name: str, size: int | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
+
+    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        """See `Location`."""
+        start = attempt = 0
+        while start < size:
+            try:
+                for part in self._from(name, start, size):
+                    start, attempt = start + len(part), 0
+                    yield part
+                return
+            except _FAILED as error:
+                self._pause(error, attempt)
+                attempt += 1
+
+    def _from(self, name: str, start: int, size: int) -> Any:
+        options: Any = {"range": (start, size)} if start else {}
+        return obstore.get(self._store, self._prefix + name, options=options).stream(min_chunk_size=PART)
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -217,7 +235,7 @@ class Objects(Location):
                 "or choose another cache; what is committed stays valid."
             ) from error
 
-    def _unreachable(self, error: Exception) -> CacheUnreachable:
+    def _unreachable(self, error: BaseException) -> CacheUnreachable:
         if "NoSuchBucket" in str(error):
             return CacheUnreachable(
                 f"{self.url}: there is no such bucket. Check the URL, or make the bucket first."
@@ -233,19 +251,22 @@ class Objects(Location):
         for attempt in range(_ATTEMPTS):
             try:
                 return work()
-            except _REFUSED as error:
-                raise CacheUnreachable(
-                    f"{self.url} refuses access: {_first_line(error)}. Check the credentials (AWS_* or GOOGLE_* "
-                    "variables; "
-                    "AWS_SKIP_SIGNATURE=true for a public bucket)."
-                ) from error
-            except (exceptions.GenericError, exceptions.JoinError, OSError) as error:
-                if isinstance(error, FileNotFoundError | PermissionError):
-                    raise
-                if attempt == _ATTEMPTS - 1 or _is_final(error):
-                    raise self._unreachable(error) from error
-                time.sleep(_FIRST_WAIT * 2**attempt)
+            except _FAILED as error:
+                self._pause(error, attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, error: BaseException, attempt: int) -> None:
+        """Wait before the next attempt, or raise where none would help."""
+        if isinstance(error, _REFUSED):
+            raise CacheUnreachable(
+                f"{self.url} refuses access: {_first_line(error)}. Check the credentials (AWS_* or GOOGLE_* variables; "
+                "AWS_SKIP_SIGNATURE=true for a public bucket)."
+            ) from error
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+        if attempt >= _ATTEMPTS - 1 or _is_final(error):
+            raise self._unreachable(error) from error
+        time.sleep(_FIRST_WAIT * 2**attempt)
 
 
 def _joined(buffers: Buffers) -> bytes | memoryview:

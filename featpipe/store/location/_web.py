@@ -15,7 +15,7 @@ from urllib3.util import make_headers
 
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex
-from featpipe.store.location._location import Location, StoredFile
+from featpipe.store.location._location import PART, Location, StoredFile
 from featpipe.store.location._ranges import RangedFile, Span
 
 _ATTEMPTS = 5
@@ -69,6 +69,22 @@ class Web(Location):
     def open(self, name: str, size: int | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
+
+    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        """See `Location`; ranges are needed only where a line is cut."""
+        start = attempt = 0
+        while start < size:
+            try:
+                with self._answer("GET", name, {"Range": f"bytes={start}-"} if start else {}) as answer:
+                    if start:
+                        self._require_range(name, answer)
+                    for part in answer.stream(PART):
+                        start, attempt = start + len(part), 0
+                        yield part
+                return
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                self._wait(attempt, error)
+                attempt += 1
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -128,17 +144,19 @@ class Web(Location):
             if len(content) < most:
                 raise urllib3.exceptions.ProtocolError(f"{len(content)} of {most} bytes came")
             return content
-        if answer.status != 206:
-            raise RequestError(
-                f"The server of {self.url} answered a request for a part of {name} with the whole file: it does "
-                "not serve "
-                "ranges. Copy the cache with another tool, or serve it with one that does (nginx, Apache, S3)."
-            )
+        self._require_range(name, answer)
         length = span[1] - span[0]
         content = answer.read(length + 1)
         if len(content) != length:
             raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
         return content
+
+    def _require_range(self, name: str, answer: Any) -> None:
+        if answer.status != 206:
+            raise RequestError(
+                f"The server of {self.url} answered a request for a part of {name} with the whole file: it does not "
+                "serve ranges. Copy the cache with another tool, or serve it with one that does (nginx, Apache, S3)."
+            )
 
     @contextmanager
     def _answer(self, method: str, name: str, headers: dict[str, str]) -> Iterator[Any]:
