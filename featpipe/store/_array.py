@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ import numpy as np
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecError, StimulusNotCached
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import commit_name, committed_shards, read_commit
+from featpipe.store._commits import commit_name, committed_shards, non_finite_in, read_commit
 from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
@@ -79,6 +79,10 @@ class CachedArray:
         if layout.dtype != spec.store_dtype:
             raise CacheCorrupt(f"{path} says {layout.dtype}, but the spec of {key} {spec.store_dtype}.")
         return cls(key, spec, digest, layout, location, stimuli)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to workers without ids and manifest, which are read again where they are needed."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_provenance": {}, "_seen": {}}
 
     @property
     def base(self) -> str:
@@ -165,6 +169,10 @@ class CachedArray:
     def _sealed(self) -> list[dict[str, Any]] | None:
         return read_seal(self.location, self.base, self.key, self.layout)
 
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard counts now; quicker than `committed`."""
+        return self.location.exists(commit_name(self.base, shard))
+
     @property
     def missing(self) -> list[int]:
         """Shards that do not count yet, ascending."""
@@ -197,6 +205,16 @@ class CachedArray:
             self._provenance[shard, version] = self.commit(shard)["provenance"]
         return self._provenance[shard, version]
 
+    def non_finite(self) -> dict[int, int]:
+        """Return how many values are NaN or infinite in each committed shard that has any, by its record."""
+        if self.location.remote:
+            counts = {shard: self.commit(shard)["non_finite"] for shard in sorted(self.committed)}
+        else:
+            counts = {
+                shard: non_finite_in(self.location, self.base, shard) for shard in sorted(self.committed)
+            }
+        return {shard: count for shard, count in counts.items() if count}
+
     @property
     def nbytes(self) -> int:
         """Bytes on disk of the committed shards."""
@@ -216,7 +234,7 @@ class CachedArray:
         """Whether a shard's bytes are those that were committed."""
         try:
             return bool(self.location.digest(self.shard_name(shard)) == self.commit(shard)["sha256"])
-        except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
+        except (CacheCorrupt, OSError):  # a record or a file that is damaged, lost, or closed to us
             return False
 
     def read(
@@ -243,6 +261,8 @@ class CachedArray:
             Rows lie in shards that are not committed.
         CacheCorrupt
             A shard cannot be what was written. Only `FeatureCache.verify` sees every changed byte.
+        CacheReadError
+            There is no permission to read it, or the disk fails.
         """
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)

@@ -153,6 +153,14 @@ class Objects(Location):
             for start in range(0, len(found), 500):
                 self._delete(found[start : start + 500])
 
+    def stamp(self, name: str) -> tuple[Any, float] | None:
+        """Return ETag and time of change of a file by the store's own clock; None when it is not there."""
+        try:
+            found = self._try(lambda: obstore.head(self._store, self._prefix + name))
+        except FileNotFoundError:
+            return None
+        return found["e_tag"], found["last_modified"].timestamp()
+
     def version(self, name: str) -> Any:
         """Return the ETag of a file."""
         try:
