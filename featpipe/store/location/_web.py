@@ -18,7 +18,7 @@ from urllib3.util import make_headers
 
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex
-from featpipe.store.location._location import Location, StoredFile, T
+from featpipe.store.location._location import PART, Location, StoredFile, T
 from featpipe.store.location._ranges import RangedFile, Span
 
 _ATTEMPTS = 5
@@ -75,6 +75,23 @@ class Web(Location):
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
 
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
+        """See `Location`; ranges are needed only where a line is cut."""
+        start = failed = 0
+        began = time.monotonic()
+        while start < size:
+            try:
+                with self._answer("GET", name, {"Range": f"bytes={start}-"} if start else {}) as answer:
+                    if start:
+                        self._require_range(name, answer, start)
+                    for part in answer.stream(PART):
+                        start, failed, began = start + len(part), 0, time.monotonic()
+                        yield part
+                return
+            except _FAILED as error:
+                self._pause(error, failed, began)
+                failed += 1
+
     def digest(self, name: str) -> str:
         """See `Location`."""
         return self._try(lambda: self._digest(name))
@@ -124,17 +141,21 @@ class Web(Location):
         for attempt in range(_ATTEMPTS):
             try:
                 return work()
-            except (FileNotFoundError, CacheUnreachable):
-                raise
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                silent = isinstance(error, _NO_ANSWER) and time.monotonic() - began > _PATIENCE
-                if silent or attempt == _ATTEMPTS - 1:
-                    raise CacheUnreachable(
-                        f"{self.url} cannot be reached: {_said(error)}. Check the network and the address, and run "
-                        "the same command again."
-                    ) from error
-                time.sleep(_FIRST_WAIT * 2**attempt)
+            except _FAILED as error:
+                self._pause(error, attempt, began)
         raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, error: Exception, attempt: int, began: float) -> None:
+        """Wait before the next attempt, or raise where none would help."""
+        if isinstance(error, FileNotFoundError | CacheUnreachable):
+            raise error
+        silent = isinstance(error, _NO_ANSWER) and time.monotonic() - began > _PATIENCE
+        if silent or attempt >= _ATTEMPTS - 1:
+            raise CacheUnreachable(
+                f"{self.url} cannot be reached: {_said(error)}. Check the network and the address, and run "
+                "the same command again."
+            ) from error
+        time.sleep(_FIRST_WAIT * 2**attempt)
 
     def _size(self, name: str) -> int:
         with self._answer("HEAD", name, {}) as answer:
@@ -162,23 +183,25 @@ class Web(Location):
                 _check_length(answer, len(content))
             return content
         length = span[1] - span[0]
-        if answer.status != 206 and not (
-            span[0] == 0 and answer.headers.get("Content-Length") == str(length)
-        ):
-            raise RequestError(
-                f"The server of {self.url} answered a request for a part of {name} with the whole file: it does "
-                "not serve ranges. Serve the cache with one that does (nginx, Apache, S3), or copy it."
-            )
-        if answer.status == 206 and not _starts_at(answer, span[0]):
-            raise CacheUnreachable(
-                f"The server of {self.url} answered a request for bytes {span[0]}-{span[1] - 1} of {name} with "
-                f"others ({answer.headers.get('Content-Range')}). Serve the cache with one that serves ranges."
-            )
+        if span[0] or _said_length(answer) != str(length):  # else it is the whole file, asked for and given
+            self._require_range(name, answer, span[0])
         # Without a number urllib3 copies once less; the length that the server said bounds it then.
         content = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
         if len(content) != length:
             raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
         return content
+
+    def _require_range(self, name: str, answer: Any, start: int) -> None:
+        if answer.status != 206:
+            raise RequestError(
+                f"The server of {self.url} answered a request for a part of {name} with the whole file: it does "
+                "not serve ranges. Serve the cache with one that does (nginx, Apache, S3), or copy it."
+            )
+        if not _starts_at(answer, start):
+            raise CacheUnreachable(
+                f"The server of {self.url} answered a request for {name} from byte {start} on with others "
+                f"({answer.headers.get('Content-Range')}). Serve the cache with one that serves ranges."
+            )
 
     @contextmanager
     def _answer(self, method: str, name: str, headers: dict[str, str]) -> Iterator[Any]:
@@ -231,6 +254,7 @@ class Web(Location):
             raise CacheUnreachable(f"{self.url} answered with status {status} when asked for {name}.")
 
 
+_FAILED = (urllib3.exceptions.HTTPError, OSError)
 _NO_ANSWER = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.TimeoutError)
 
 
