@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from featpipe.cli._console import note, say, say_json, show_table
@@ -213,9 +212,11 @@ def _told_apart(found: LayerComparison, column: int, target: str) -> str:
     differ = int((p <= _ALPHA).sum())
     says = f"{target or 'RDM'}: {differ} of {len(p)} differences between layers have p ≤ {_ALPHA} ({tests.correction})"
     scores = tests.scores[:, column]
-    if np.isnan(scores).all():
+    if all(map(math.isnan, scores)):
         return f"{says}; no layer has a score."
-    best = int(np.nanargmax(scores))
+    best = max(
+        range(len(scores)), key=lambda layer: -math.inf if math.isnan(scores[layer]) else scores[layer]
+    )
     near = [
         tests.models[first if second == best else second]
         for (first, second), value in zip(tests.pairs, p, strict=True)

@@ -82,6 +82,15 @@ Dask = Annotated[
         "whose workers see the cache, the data and the folder above --out under the same paths.",
     ),
 ]
+DaskOfShards = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="N|ADDRESS",
+        help="Workers for shards: N processes here, or a scheduler such as tcp://node1:8786 whose workers see the "
+        "images, the network's files and the cache under the same paths. A worker has one GPU, if there are any.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -8,15 +8,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featpipe.extraction._order import DryRun, Extraction, Means, Order, Progress, Target
+from featpipe.extraction._order import DryRun, Extraction, Means, NonFinite, Order, Progress, Target
 
-__all__ = ["DryRun", "Extraction", "Means", "Order", "Progress", "Target", "dry_run", "extract"]
+__all__ = [
+    "DaskWorkers",
+    "DryRun",
+    "Extraction",
+    "Means",
+    "NonFinite",
+    "Order",
+    "Progress",
+    "Target",
+    "dry_run",
+    "extract",
+]
 
 if TYPE_CHECKING:
+    from featpipe.extraction._distributed import DaskWorkers
     from featpipe.extraction._dry_run import dry_run
     from featpipe.extraction._extract import extract
 
-_HOMES = {"dry_run": "featpipe.extraction._dry_run", "extract": "featpipe.extraction._extract"}
+_HOMES = {
+    "DaskWorkers": "featpipe.extraction._distributed",
+    "dry_run": "featpipe.extraction._dry_run",
+    "extract": "featpipe.extraction._extract",
+}
 
 
 def __getattr__(name: str) -> Any:

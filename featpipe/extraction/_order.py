@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from featpipe.errors import SpecError
 from featpipe.models import ModelCard, ModelRequest
 from featpipe.spec import FeatureSpec, LayerRequest
+from featpipe.store import CLAIM_EXPIRY
 from featpipe.views import USUAL, Augmentation, View
 
 LEAST_BATCH = 8  # rows are bit-equal for batches of a multiple of 8
+NON_FINITE = ("refuse", "keep")
 
 Progress = Callable[[int, int], None]
 
@@ -68,7 +70,7 @@ def by_view(targets: Sequence[Target]) -> list[list[Target]]:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """How to extract: nothing here enters a cache key, and all of it is recorded beside the rows.
+    """How to extract: nothing here enters a cache key; what rows may depend on is recorded beside them.
 
     Parameters
     ----------
@@ -82,6 +84,11 @@ class Means:
         Of new arrays, see ``cache/README.md``.
     shard_rows : int or None
         Rows a shard of a new stimulus set; None takes 256, or fewer where the layers are large.
+    claim_expiry : float
+        Seconds without a sign of life after which a shard that another run claimed is made here. Runs on
+        several machines need at least `featpipe.store.LEAST_CLAIM_EXPIRY`.
+    non_finite : {"refuse", "keep"}
+        Whether a layer with values that are NaN or infinite is refused, or stored as it is and counted.
     """
 
     device: str = "auto"
@@ -89,6 +96,8 @@ class Means:
     workers: int | None = None
     codec: str = "auto"
     shard_rows: int | None = None
+    claim_expiry: float = CLAIM_EXPIRY
+    non_finite: str = "refuse"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_rows"):
@@ -100,13 +109,32 @@ class Means:
                 )
         if self.workers is not None and self.workers < 1:
             raise SpecError(f"There must be at least one decoding worker, got {self.workers}.")
+        if not self.claim_expiry > 0:
+            raise SpecError(f"Claims expire after some seconds, got {self.claim_expiry}.")
+        if self.non_finite not in NON_FINITE:
+            raise SpecError(
+                f"--non-finite {self.non_finite!r} is not known: refuse (the default) stops at layers with NaN or "
+                "infinite values, keep stores them as they are and counts them."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class NonFinite:
+    """Values of a layer that are NaN or infinite: how many, in how many images, and the first image's id."""
+
+    target: Target
+    n_nan: int
+    n_infinite: int
+    n_images: int
+    first: str
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
     """What an extraction did: keys of the arrays, view by view in network order, and counts of images.
 
-    An image counts once for each of its views.
+    An image counts once for each of its views. `non_finite` is what the arrays hold of such values, from whichever
+    run; None where they are refused, so that nothing was looked for.
     """
 
     card: ModelCard
@@ -118,6 +146,8 @@ class Extraction:
     seconds: float
     device: str = ""
     batch_size: int = 0
+    n_workers: int = 0  # of dask
+    non_finite: tuple[NonFinite, ...] | None = None
 
     @property
     def keys(self) -> list[str]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 
-from featpipe.errors import NonFiniteFeatures, UnsupportedOutput
-from featpipe.extraction._order import Target
+from featpipe.errors import UnsupportedOutput
+from featpipe.extraction._non_finite import look, refusal
+from featpipe.extraction._order import Means, NonFinite, Target
 from featpipe.extraction._plan import Pool, ShardJob
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import ArrayWriter, FeatureCache
@@ -58,19 +59,24 @@ class ShardBuffer:
 
 
 class ShardWriter:
-    """A ``with`` that owns the writing thread; an error in it surfaces at the next shard or at the end."""
+    """A ``with`` that owns the writing thread; an error in it surfaces at the next shard or at the end.
+
+    `committed`, a callable, is told of each job once all of it is committed.
+    """
 
     def __init__(
         self,
         cache: FeatureCache,
         manifest: StimulusManifest,
-        codec: str,
+        means: Means,
         dims: Mapping[Target, tuple[str, ...]],
+        committed: Callable[[ShardJob], None],
     ) -> None:
         self._cache = cache
         self._manifest = manifest
-        self._codec = codec
+        self._means = means
         self._dims = dims
+        self._committed = committed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._waiting: Future[None] | None = None
         self._writers: dict[Target, ArrayWriter] = {}
@@ -81,26 +87,37 @@ class ShardWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.flush()
         finally:
             self._pool.shutdown()
 
     def put(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
         """Write a full buffer; returns once the one before it is committed, so that at most two are held."""
-        self._finish()
+        self.flush()
         self._waiting = self._pool.submit(self._write, buffer, provenance)
 
-    def _finish(self) -> None:
+    def flush(self) -> None:
+        """Wait until all that was put is committed."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             waiting.result()
 
     def _write(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
+        refused: list[NonFinite] = []
         for target in buffer.job.targets:
             rows = buffer.rows.pop(target)
-            self._check_finite(target, rows, buffer.job.start)
+            if self._means.non_finite == "refuse" and (bad := look(target, rows, self._ids(buffer.job))):
+                refused.append(bad)
+                continue  # sound layers of the shard are kept
             reused = buffer.sources.get(target)
             self._writer(target, rows).publish(buffer.job.shard, rows, provenance[target], reused=reused)
+        self._committed(buffer.job)
+
+        if refused:
+            raise refusal(refused, buffer.job)
+
+    def _ids(self, job: ShardJob) -> tuple[str, ...]:
+        return self._manifest.ids[job.start : job.stop]
 
     def _writer(self, target: Target, rows: np.ndarray) -> ArrayWriter:
         if target not in self._writers:
@@ -109,28 +126,7 @@ class ShardWriter:
                 self._manifest.digest,
                 row_shape=rows.shape[1:],
                 dims=self._dims[target],
-                codec=self._codec,
+                codec=self._means.codec,
                 sample=rows[:32],
             )
         return self._writers[target]
-
-    def _check_finite(self, target: Target, rows: np.ndarray, start: int) -> None:
-        finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-        if finite.all():
-            return
-        first = self._manifest.ids[start + int(np.flatnonzero(~finite)[0])]
-        count = int(np.count_nonzero(~np.isfinite(rows)))
-        remedy = (
-            "store it with --store-dtype float32"
-            if target.spec.store_dtype == "float16"
-            else (
-                "compute it with --precision fp32"
-                if target.spec.precision != "fp32"
-                else "look at the weights and at this image"
-            )
-        )
-        raise NonFiniteFeatures(
-            f"Layer {target.spec.layer_label!r} has {count} values that are NaN or infinite in stored "
-            f"{target.spec.store_dtype}, first for stimulus {first!r}. Leave this layer out, or {remedy}. "
-            "Nothing of this shard was written."
-        )

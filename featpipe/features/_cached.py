@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError, StimulusNotCached
+from featpipe.features._finite import say_non_finite
 from featpipe.features._memory import READS
 from featpipe.features._settle import candidates, settle
 from featpipe.features._stored_rows import StoredRows
@@ -74,6 +75,11 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
     augmentation_ : str
         How the views are made, where there are any.
     view_seed_ : int
+
+    Warns
+    -----
+    UserWarning
+        A layer holds values that are NaN or infinite, which ``extract --non-finite keep`` stored.
 
     Raises
     ------
@@ -147,6 +153,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
             )
         chosen = settle(arrays, self.layers)
         self.specs_ = [array.spec for array in chosen]
+        say_non_finite([array for array in arrays if array.spec in self.specs_])
         self.row_shapes_ = [array.row_shape for array in chosen]
         self.dims_ = [array.dims for array in chosen]
         if self.views:

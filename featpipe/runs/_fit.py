@@ -38,8 +38,9 @@ from featpipe.runs._record import AnyDataset, run_record
 from featpipe.runs._seen_in_tuning import refuse_tuned_features
 from featpipe.runs._tasks import Folds, Task, make_task
 from featpipe.runs._tuned import WEIGHTS, forget_trainings, released, told, write_tuned
-from featpipe.runs._workers import Place, Tell, asked_workers, computing
+from featpipe.runs._workers import Place, computing
 from featpipe.store import FeatureCache, Root, absolute
+from featpipe.workers import Tell, asked_workers
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ import numpy as np
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecError, StimulusNotCached
 from featpipe.spec import FeatureSpec, digest_of
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import commit_name, committed_shards, read_commit
+from featpipe.store._commits import commit_name, committed_shards, non_finite_in, read_commit
 from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
@@ -77,13 +77,17 @@ class CachedArray:
             raise FeaturesNotCached(
                 f"There is no array {key!r} in {location.url}. `featpipe cache ls` lists those that are there."
             )
-        spec, digest = _read_spec(location, f"{base}/{SPEC}", key)
+        spec, digest = read_spec(location, f"{base}/{SPEC}", key)
         name = f"{base}/{FEATURES_METADATA}"
         path = f"{location.url}/{name}"
         layout = ArrayLayout.parse(path, read_json(location, name))
         if layout.dtype != spec.store_dtype:
             raise CacheCorrupt(f"{path} says {layout.dtype}, but the spec of {key} {spec.store_dtype}.")
         return cls(key, spec, digest, layout, location, stimuli)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to workers without ids and manifest, which are read again where they are needed."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_provenance": {}, "_seen": {}}
 
     @property
     def base(self) -> str:
@@ -181,6 +185,10 @@ class CachedArray:
         if self._seen.get("sealed") is None:
             self._seen.clear()
 
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard counts now; quicker than `committed`."""
+        return self.location.exists(commit_name(self.base, shard))
+
     @property
     def missing(self) -> list[int]:
         """Shards that do not count yet, ascending."""
@@ -235,6 +243,16 @@ class CachedArray:
             self._provenance[shard, version] = self.commit(shard)["provenance"]
         return self._provenance[shard, version]
 
+    def non_finite(self) -> dict[int, int]:
+        """Return how many values are NaN or infinite in each committed shard that has any, by its record."""
+        if self.location.remote:
+            counts = {shard: self.commit(shard)["non_finite"] for shard in sorted(self.committed)}
+        else:
+            counts = {
+                shard: non_finite_in(self.location, self.base, shard) for shard in sorted(self.committed)
+            }
+        return {shard: count for shard, count in counts.items() if count}
+
     @property
     def nbytes(self) -> int:
         """Bytes on disk of the committed shards."""
@@ -254,7 +272,7 @@ class CachedArray:
         """Whether a shard's bytes are those that were committed."""
         try:
             return bool(self.location.digest(self.shard_name(shard)) == self.commit(shard)["sha256"])
-        except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
+        except (CacheCorrupt, OSError):  # a record or a file that is damaged, lost, or closed to us
             return False
 
     def read(
@@ -281,6 +299,8 @@ class CachedArray:
             Rows lie in shards that are not committed.
         CacheCorrupt
             A shard cannot be what was written. Only `FeatureCache.verify` sees every changed byte.
+        CacheReadError
+            There is no permission to read it, or the disk fails.
         """
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)
@@ -344,8 +364,13 @@ def array_folder(key: str) -> str:
     return f"{ARRAYS}/{key}"
 
 
-def _read_spec(location: Location, name: str, key: str) -> tuple[FeatureSpec, str]:
-    path, content = f"{location.url}/{name}", read_bytes(location, name)
+def read_spec(location: Location, name: str, key: str) -> tuple[FeatureSpec, str]:
+    """Read ``spec.json``: the spec and the digest of the stimulus set; raises as `CachedArray.open`."""
+    return parse_spec(f"{location.url}/{name}", read_bytes(location, name), key)
+
+
+def parse_spec(path: str, content: bytes, key: str) -> tuple[FeatureSpec, str]:
+    """Parse the content of ``spec.json``, see `read_spec`."""
     found = hashlib.sha256(content).hexdigest()
     if found != key:
         raise CacheCorrupt(

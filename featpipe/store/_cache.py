@@ -16,7 +16,10 @@ from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import ARRAYS, CachedArray, array_folder
 from featpipe.store._codec import choose_codec
 from featpipe.store._commits import commit_name
+from featpipe.store._find import ArrayFilter, Unreadable, array_named, find_arrays
+from featpipe.store._garbage import Garbage, GarbageFilter, find_garbage, remove_garbage
 from featpipe.store._layout import DTYPES, ArrayLayout
+from featpipe.store._open import open_array
 from featpipe.store._seal import SEAL
 from featpipe.store._stimuli import STIMULI, StoredStimuli, load_stimuli, store_stimuli
 from featpipe.store._verify import Problem, Progress, verify_arrays, verify_stimuli
@@ -56,7 +59,7 @@ class FeatureCache:
         self, root: Root, mirror: str | os.PathLike[str] | None = None, mirror_size: int | None = None
     ) -> None:
         self.location: Location = locate(mirrored(root, mirror, mirror_size))
-        if isinstance(self.location, Folder) and self.location.root.is_file():
+        if isinstance(self.location, Folder) and self.location.is_file():
             raise RequestError(f"The cache {self.root} is a file; name a folder.")
         self._stimuli: dict[str, StoredStimuli] = {}  # immutable on disk, and read once
 
@@ -88,6 +91,34 @@ class FeatureCache:
     def has(self, key: str) -> bool:
         """Whether an array may be opened: in an object store one appears file by file, the spec last."""
         return self.location.has_array(array_folder(key))
+
+    def named(self, key: str) -> CachedArray:
+        """Open the one array whose key begins so; raises `FeaturesNotCached` or `AmbiguousFeatures`."""
+        return array_named(self, key)
+
+    def find(self, *, unreadable: Unreadable | None = None, **wanted: Any) -> list[CachedArray]:
+        """Open the arrays that have all that is asked for, such as ``find(model="timm:*", complete=True)``.
+
+        The names are the fields of `ArrayFilter`. A damaged array raises `CacheCorrupt`, one of another format
+        `RequestError`, unless `unreadable` is there to be told of its key and the error.
+        """
+        return find_arrays(self, ArrayFilter(**wanted), unreadable)
+
+    def open(self, array: str | CachedArray, as_: str = "numpy", *, partial: bool = False) -> Any:
+        """Open an array, named by a key or its first digits, as numpy, zarr, dask or xarray users expect it.
+
+        See `open_array`: ``as_`` is one of ``numpy``, ``zarr``, ``dask`` and ``xarray``; an incomplete array
+        raises `StimulusNotCached`, or with `partial` has NaN in the rows that are missing.
+        """
+        return open_array(self.named(array) if isinstance(array, str) else array, as_, partial=partial)
+
+    def garbage(self, **wanted: Any) -> list[Garbage]:
+        """List what the cache no longer needs; the names are the fields of `GarbageFilter`."""
+        return find_garbage(self.location, GarbageFilter(**wanted))
+
+    def discard(self, garbage: Iterable[Garbage]) -> list[tuple[Garbage, str]]:
+        """Remove what `garbage` listed, but no array; return what was kept, and why."""
+        return remove_garbage(self.location, garbage)
 
     def match(self, wanted: Callable[[FeatureSpec], bool]) -> list[CachedArray]:
         """Open the arrays whose spec is wanted."""

@@ -103,6 +103,17 @@ def check_commit(path: str, record: Mapping[str, Any], key: str, shard: int, row
         )
 
 
+def non_finite_in(location: Location, folder: str, shard: int) -> int:
+    """Return how many values of a shard are NaN or infinite, from its record, which is not checked: in a moment."""
+    name = commit_name(folder, shard)
+    count = read_json(location, name, canonical=False).get("non_finite")
+    if type(count) is not int:
+        raise CacheCorrupt(
+            f"{location.url}/{name} does not say how many values are not finite. Run `featpipe cache verify`."
+        )
+    return count
+
+
 def count_non_finite(rows: np.ndarray) -> int:
     """Count NaN and infinite values, a part at a time so that memory stays small."""
     flat = rows.reshape(-1)

@@ -15,7 +15,8 @@ from featpipe.store._documents import LARGEST, parse_json, require_format
 
 INDEX = "index.jsonl"
 LARGEST_INDEX = 1 << 28  # bytes
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+MOST_SHARDS = 1 << 20
+HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"format": int, "key": str, "spec": dict, "sealed": bool, "shards": list}
 
 
@@ -85,12 +86,9 @@ def _line(path: str, number: int, line: bytes) -> dict[str, Any]:
         raise CacheCorrupt(f"{where} does not describe an array as `featpipe cache push` does.")
     if hashlib.sha256(canonical_json(value["spec"])).hexdigest() != value["key"]:
         raise CacheCorrupt(f"{where} names key {value['key'][:12]!r}, which its spec does not have.")
-    if not _DIGEST.fullmatch(str(value["spec"].get("stimuli"))) or not _are_shards(value["shards"]):
+    if not HEX_DIGEST.fullmatch(str(value["spec"].get("stimuli"))) or not _are_shards(value["shards"]):
         raise CacheCorrupt(f"{where} has a stimulus set or shards that cannot be.")
     return value
-
-
-_MOST_SHARDS = 1 << 20
 
 
 def _are_shards(ranges: list[Any]) -> bool:
@@ -98,4 +96,4 @@ def _are_shards(ranges: list[Any]) -> bool:
     flat = [shard for pair in ranges if isinstance(pair, list) for shard in pair]
     numbers = len(flat) == 2 * len(ranges) and all(type(shard) is int for shard in flat)
     ascending = numbers and all(one < other for one, other in itertools.pairwise(flat))
-    return ascending and (not flat or (flat[0] >= 0 and flat[-1] <= _MOST_SHARDS))
+    return ascending and (not flat or (flat[0] >= 0 and flat[-1] <= MOST_SHARDS))

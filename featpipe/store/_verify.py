@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from featpipe.errors import CacheCorrupt, FeatpipeError
+from featpipe.errors import CacheCorrupt, CacheReadError, FeatpipeError
 from featpipe.store._array import CachedArray, array_folder
 from featpipe.store._commits import COMMITS, commit_name
 from featpipe.store._documents import LARGEST_STIMULI, read_bytes
@@ -122,7 +122,7 @@ def _static_problems(array: CachedArray) -> list[Problem]:
         try:
             if read_bytes(array.location, f"{array.base}/{name}", largest=max(1, len(content))) != content:
                 found.append(problem(name, "it is not what the spec and the stimulus set call for"))
-        except CacheCorrupt as error:
+        except (CacheCorrupt, CacheReadError) as error:
             found.append(problem(name, str(error)))
     strangers = set(array.location.names(f"{array.base}/{COMMITS}")) - {f"{s}.json" for s in array.committed}
     found += [problem(f"{COMMITS}/{name}", "it is no commit record") for name in sorted(strangers)]
@@ -155,7 +155,7 @@ def _by_commit(array: CachedArray, problem: Callable[[str, str], Problem]) -> li
     for name in sorted(said.keys() & set(STATIC_NAMES)):
         try:
             content = read_bytes(array.location, f"{array.base}/{name}", LARGEST_STIMULI)
-        except CacheCorrupt as error:
+        except (CacheCorrupt, CacheReadError) as error:
             found.append(problem(name, str(error)))
             continue
         if hashlib.sha256(content).hexdigest() != said[name]:

@@ -159,7 +159,7 @@ class ArrayWriter:
             there = check_shard(location, place, self.array.layout, shard, label=self.array.label)
             size, sha256 = location.size(place), location.digest(place)
         except CacheCorrupt:
-            self._clear(shard, before)
+            self.clear(shard, before)
             return None
         except FileNotFoundError:
             return None
@@ -167,7 +167,7 @@ class ArrayWriter:
             return None  # another writer healed it in between: look again
         return size, sha256, _same_bytes(there, rows)
 
-    def _clear(self, shard: int, version: Any) -> None:
+    def clear(self, shard: int, version: Any) -> None:
         """Move the damaged shard of this version aside; one that another writer put there goes back."""
         location, place = self.array.location, self.array.shard_name(shard)
         top = f"{self.array.base}/{ArrayLayout.shard_folder(shard)}"
@@ -180,10 +180,16 @@ class ArrayWriter:
             location.restore(moved, top)
 
 
-def seal_array(array: CachedArray) -> bool:
+def seal_array(array: CachedArray, known: Mapping[int, dict[str, Any]] | None = None) -> bool:
     """Write ``sealed.json`` beside a complete array that has none; tell whether it was written.
 
     One with a damaged commit record is not sealed: `featpipe cache verify` names it.
+
+    Parameters
+    ----------
+    array : CachedArray
+    known : mapping of int to mapping, optional
+        Commit records that need not be read again, by shard.
     """
     if len(committed_shards(array.location, array.base, array.layout.n_shards)) < array.layout.n_shards:
         return False
@@ -191,7 +197,9 @@ def seal_array(array: CachedArray) -> bool:
     if array.location.exists(name):
         return False
     try:
-        content = encode_seal(array.key, array.commits())
+        records = known or {}
+        commits = [records.get(shard) or array.commit(shard) for shard in range(array.layout.n_shards)]
+        content = encode_seal(array.key, commits)
     except CacheCorrupt:
         return False
     return array.location.create(name, [content]) is not None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from featpipe.files import written_whole
 from featpipe.remembered import file_digest
 from featpipe.store.location import _publish
 from featpipe.store.location._location import Buffers, Location, StoredFile
+from featpipe.store.location._refused import is_folder, reading
 
 
 class Folder(Location):
@@ -33,6 +36,11 @@ class Folder(Location):
         """The folder without links."""
         return os.path.realpath(self.root)
 
+    def is_file(self) -> bool:
+        """Whether the folder is none, but a file."""
+        with reading(self.root):
+            return self.root.is_file()
+
     def path(self, name: str) -> Path:
         """Return where a file or folder lies."""
         return self.root / name
@@ -40,7 +48,7 @@ class Folder(Location):
     def read(self, name: str, largest: int) -> bytes:
         """See `Location`."""
         try:
-            with open(f"{self.url}/{name}", "rb") as file:
+            with reading(self.path(name)), open(f"{self.url}/{name}", "rb") as file:
                 return file.read(largest + 1)
         except (IsADirectoryError, NotADirectoryError) as error:
             raise FileNotFoundError(error.errno, "no file", f"{self.url}/{name}") from error
@@ -48,14 +56,16 @@ class Folder(Location):
     def size(self, name: str) -> int:
         """See `Location`."""
         try:
-            return os.stat(self.path(name)).st_size
+            with reading(self.path(name)):
+                return os.stat(self.path(name)).st_size
         except NotADirectoryError as error:
             raise FileNotFoundError(error.errno, "no file", f"{self.url}/{name}") from error
 
     def names(self, folder: str) -> list[str]:
         """See `Location`."""
         try:
-            return os.listdir(f"{self.url}/{folder}")
+            with reading(self.path(folder)):
+                return os.listdir(f"{self.url}/{folder}")
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -65,11 +75,12 @@ class Folder(Location):
 
     def digest(self, name: str) -> str:
         """See `Location`."""
-        return file_digest(self.path(name))
+        with reading(self.path(name)):
+            return file_digest(self.path(name))
 
     def has_array(self, folder: str) -> bool:
         """See `Location`."""
-        return os.path.isdir(f"{self.url}/{folder}")
+        return is_folder(self.path(folder))
 
     def require_writable(self) -> None:
         """A folder can be written to, or says why not when it is tried."""
@@ -103,6 +114,31 @@ class Folder(Location):
         with _publish.writing(self.path(name)), written_whole(self.path(name)) as file:
             file.write(content)
 
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """See `Location`; others who replace a file in this way wait."""
+        with _publish.writing(self.path(name)), self._locked(f"tmp/{name.replace('/', '-')}.lock"):
+            if self.version(name) != version:
+                return False
+            self.replace(name, content)
+        return True
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """Hold a file's lock; one that was removed while we waited for it is made again."""
+        _publish.make_folders(self.path(name).parent)
+        while True:
+            with open(self.path(name), "a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.fstat(file.fileno()).st_ino == self._inode(name):
+                    yield
+                    return
+
+    def _inode(self, name: str) -> int | None:
+        try:
+            return os.stat(self.path(name)).st_ino
+        except FileNotFoundError:
+            return None
+
     def set_aside(self, name: str, label: str) -> str | None:
         """See `Location`."""
         moved = _publish.set_aside(self.root, self.path(name), label)
@@ -110,7 +146,8 @@ class Folder(Location):
 
     def restore(self, aside: str, name: str) -> None:
         """Put back what was set aside by mistake, unless something else is there by now."""
-        _publish.publish_folder(self.path(aside), self.path(name))
+        with _publish.writing(self.path(name)):
+            _publish.publish_folder(self.path(aside), self.path(name))
 
     def remove(self, name: str) -> None:
         """See `Location`; gone in one step, also when killed while deleting."""
@@ -120,9 +157,11 @@ class Folder(Location):
                 shutil.rmtree(staged / "removed")
 
     def version(self, name: str) -> Any:
-        """Return the inode of a file; a file that replaces another has another."""
+        """Return inode and time of change of a file: an inode alone comes back once it was given free."""
         try:
-            return os.stat(self.path(name)).st_ino
+            with reading(self.path(name)):
+                status = os.stat(self.path(name))
+            return status.st_ino, status.st_mtime_ns
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -131,22 +170,23 @@ class OpenFile(StoredFile):
     """An open file of this machine."""
 
     def __init__(self, path: str) -> None:
-        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        self.size = os.fstat(self._handle).st_size
+        self._path = path
+        with reading(path):
+            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self.size = os.fstat(self._handle).st_size
 
     def __exit__(self, *_: object) -> None:
         os.close(self._handle)
 
     def read_at(self, length: int, offset: int) -> bytes:
         """See `StoredFile`."""
-        return os.pread(self._handle, length, offset)
+        with reading(self._path):
+            return os.pread(self._handle, length, offset)
 
     def read_into(self, out: memoryview, offset: int) -> int:
         """See `StoredFile`."""
         start = offset
-        while out:
-            read = os.preadv(self._handle, [out], offset)
-            if not read:
-                break
-            out, offset = out[read:], offset + read
+        with reading(self._path):
+            while out and (read := os.preadv(self._handle, [out], offset)):
+                out, offset = out[read:], offset + read
         return offset - start

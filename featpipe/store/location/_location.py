@@ -130,12 +130,20 @@ class Location(ABC):
         """Write a file that may change, whole; the only ones are lists that can be made again."""
         raise NotImplementedError(self.url)
 
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
+        raise NotImplementedError(self.url)
+
     def set_aside(self, name: str, label: str) -> str | None:
         """Move a damaged file or folder to ``aside/LABEL-…``; return its new name, None when it is not there."""
         raise NotImplementedError(self.url)
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it."""
+        raise NotImplementedError(self.url)
+
+    def stamp(self, name: str) -> tuple[Any, float] | None:
+        """Return version and time of change of a file, by the clock of the place; None when it is not there."""
         raise NotImplementedError(self.url)
 
     def version(self, name: str) -> Any:

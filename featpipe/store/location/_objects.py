@@ -98,7 +98,7 @@ class Objects(Location):
     def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
         """See `Location`."""
         self.require_writable()
-        content = b"".join(buffers)
+        content = _joined(buffers)
         with self._writing(name):
             if not self._create(name, content):
                 return None
@@ -116,12 +116,12 @@ class Objects(Location):
             self._try(lambda: obstore.put(self._store, self._prefix + name, content))
 
     def replace_if(self, name: str, content: bytes, version: Any) -> bool:
-        """Replace a file that is still the version given (None: that is not there); tell whether it was."""
-        mode: Any = "create" if version is None else {"e_tag": version, "version": None}
+        """See `Location`."""
+        mode: Any = "create" if version is None else {"e_tag": version}
         with self._writing(name):
             try:
                 self._try(lambda: obstore.put(self._store, self._prefix + name, content, mode=mode))
-            except (exceptions.PreconditionError, exceptions.AlreadyExistsError):
+            except (exceptions.PreconditionError, exceptions.AlreadyExistsError, FileNotFoundError):
                 return False
         return True
 
@@ -131,9 +131,8 @@ class Objects(Location):
         found = self._below(name)
         with self._writing(name):
             for path in found:
-                obstore.copy(self._store, path, self._prefix + place + path[len(self._prefix + name) :])
-            if found:
-                obstore.delete(self._store, found)
+                self._copy(path, self._prefix + place + path[len(self._prefix + name) :])
+            self._delete(found)
         return place if found else None
 
     def remove(self, name: str) -> None:
@@ -141,7 +140,15 @@ class Objects(Location):
         found = sorted(self._below(name), key=lambda path: (not path.endswith("/spec.json"), path))
         with self._writing(name):
             for start in range(0, len(found), 500):
-                obstore.delete(self._store, found[start : start + 500])
+                self._delete(found[start : start + 500])
+
+    def stamp(self, name: str) -> tuple[Any, float] | None:
+        """Return ETag and time of change of a file by the store's own clock; None when it is not there."""
+        try:
+            found = self._try(lambda: obstore.head(self._store, self._prefix + name))
+        except FileNotFoundError:
+            return None
+        return found["e_tag"], found["last_modified"].timestamp()
 
     def version(self, name: str) -> Any:
         """Return the ETag of a file."""
@@ -162,9 +169,16 @@ class Objects(Location):
             except exceptions.NotSupportedError:
                 return False
             finally:
-                obstore.delete(self._store, self._prefix + name)
+                self._delete([self._prefix + name])
 
-    def _create(self, name: str, content: bytes) -> bool:
+    def _copy(self, path: str, to: str) -> None:
+        self._try(lambda: obstore.copy(self._store, path, to))
+
+    def _delete(self, paths: list[str]) -> None:
+        if paths:
+            self._try(lambda: obstore.delete(self._store, paths))
+
+    def _create(self, name: str, content: bytes | memoryview) -> bool:
         tried = 0
 
         def put() -> bool:
@@ -249,6 +263,12 @@ class Objects(Location):
                     raise self._unreachable(error) from error
                 time.sleep(_FIRST_WAIT * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+
+def _joined(buffers: Buffers) -> bytes | memoryview:
+    """Return what buffers hold together, without a copy where there is one."""
+    parts = list(buffers)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _is_final(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featpipe.errors import CacheWriteError
+from featpipe.errors import CacheWriteError, FeatpipeError
 
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 # File systems without hard links, or (BeeGFS) without hard links between folders.
@@ -25,6 +25,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EM
 _ADVICE = {
     errno.ENOSPC: "The disk is full. Free some space, or choose another cache",
     errno.EDQUOT: "The disk quota is used up. Free some space, or choose another cache",
+    errno.EFBIG: "Files may not become that large there (ulimit -f, or the file system). Raise the limit, take fewer "
+    "--shard-rows for a new stimulus set, or choose another cache",
     errno.EROFS: "The file system is read-only. Choose another cache to write to",
     errno.EACCES: "There is no permission to write there. Ask its owner, or choose another cache",
     errno.EPERM: "There is no permission to write there. Ask its owner, or choose another cache",
@@ -36,7 +38,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says when a write fails into `CacheWriteError` with advice."""
     try:
         yield
-    except CacheWriteError:
+    except FeatpipeError:  # which has its advice already, such as a source that cannot be reached
         raise
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another cache")
@@ -56,7 +58,8 @@ def staging(root: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # what cannot be cleared away does no harm there
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -74,7 +77,7 @@ def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, 
 
 def publish_folder(staged: Path, place: Path) -> bool:
     """Move a folder to its place, unless something is there already; tell whether it was moved."""
-    for folder, _, _ in os.walk(staged, topdown=False):
+    for folder, _, _ in os.walk(staged, topdown=False, onerror=_refuse):
         sync_folder(Path(folder))
     make_folders(place.parent)
     try:
@@ -85,6 +88,10 @@ def publish_folder(staged: Path, place: Path) -> bool:
         return False
     sync_folder(place.parent)
     return True
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # os.walk would go on, and the folder would be published without being forced to disk
 
 
 def publish_file(root: Path, place: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str] | None:
