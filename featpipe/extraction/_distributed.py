@@ -21,7 +21,7 @@ from featpipe.extraction._parcel import LAG, Done, Parcel, Settled, ShardTask
 from featpipe.extraction._plan import missing_shards
 from featpipe.models import ModelCard
 from featpipe.stimuli import StimulusSet
-from featpipe.store import FeatureCache
+from featpipe.store import FeatureCache, absolute, require_shared
 from featpipe.workers import Tell, asked_workers, connected, dashboard, described, hand_out, wait_for_workers
 
 # Batches are larger than what glibc gives to threads other than the first from memory that it keeps.
@@ -86,11 +86,12 @@ class DaskWorkers:
         progress: Progress | None,
     ) -> dict[str, Any]:
         """Fill the cache; return the fields of `Extraction` that say what was done. Parameters as of `Run`."""
+        require_shared(cache.root, "--dask")
         parcel = Parcel(
             version("featpipe"),
             replace(order, model=order.model.from_anywhere()),
             stimuli,
-            FeatureCache(os.path.abspath(cache.root)),
+            FeatureCache(absolute(cache.root)),
             means,
             card,
             tuple(map(tuple, parts)),

@@ -192,6 +192,8 @@ class Web(Location):
                 f"The server of {self.url} answered a request for a part of {name} with the whole file: it does "
                 "not serve ranges. Serve the cache with one that does (nginx, Apache, S3), or copy it."
             )
+        if _said_length(answer) not in ("", str(length)):
+            raise urllib3.exceptions.ProtocolError(f"{_said_length(answer)} of {length} bytes were announced")
         if answer.status == 206 and not _starts_at(answer, span[0]):
             raise CacheUnreachable(
                 f"The server of {self.url} answered a request for bytes {span[0]}-{span[1] - 1} of {name} with "
