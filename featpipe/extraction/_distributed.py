@@ -22,7 +22,7 @@ from featpipe.extraction._plan import ShardJob, missing_shards
 from featpipe.extraction._shares import Share
 from featpipe.models import ModelCard
 from featpipe.stimuli import StimulusSet
-from featpipe.store import Claims, FeatureCache, absolute, claim_storage, work_of
+from featpipe.store import Claims, FeatureCache, absolute, claim_storage, require_shared, work_of
 from featpipe.workers import Tell, asked_workers, connected, dashboard, described, hand_out, wait_for_workers
 
 # Batches are larger than what glibc gives to threads other than the first from memory that it keeps.
@@ -87,6 +87,7 @@ class DaskWorkers:
         progress: Progress | None,
     ) -> dict[str, Any]:
         """Fill the cache; return the fields of `Extraction` that say what was done. Parameters as of `Run`."""
+        require_shared(cache.root, "--dask")
         parcel = Parcel(
             version("featpipe"),
             replace(order, model=order.model.from_anywhere()),

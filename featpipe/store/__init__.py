@@ -25,7 +25,7 @@ from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._transfer import Move, plan_transfer, transfer
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
-from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, shown_url
+from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, require_shared, shown_url
 
 __all__ = [
     "CLAIM_EXPIRY",
@@ -64,6 +64,7 @@ __all__ = [
     "origins",
     "plan_transfer",
     "publish_index",
+    "require_shared",
     "shown_url",
     "spans",
     "transfer",

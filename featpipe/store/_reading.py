@@ -164,6 +164,10 @@ def read_remote(
     def read(piece: _Piece) -> None:
         scratch = np.empty((size, *layout.row_shape), out.dtype)
         file = open_shard(piece.requests[0].shard)
+        target = _straight_target(piece, layout, out)
+        if target is not None and file.fetch_into(target):
+            with file:  # its index is checked
+                return
         if piece.whole:
             file.fetch_all()
         elif layout.codec == "none":  # where rows lie is known, and the index comes along with them
@@ -189,6 +193,17 @@ class _Piece:
     requests: Sequence[Request]
     whole: bool
     n_bytes: int
+
+
+def _straight_target(piece: _Piece, layout: ArrayLayout, out: np.ndarray) -> np.ndarray | None:
+    """Return where all rows of an uncompressed shard go, one behind the other, if that is what is wanted."""
+    first = int(piece.requests[0].places[0])
+    n_rows = len(layout.rows_of(piece.requests[0].shard))
+    places = [int(request.places[0]) - first for request in piece.requests]
+    whole = piece.whole and layout.codec == "none" and sum(len(r.rows) for r in piece.requests) == n_rows
+    there = [request.unit * unit_rows(layout) for request in piece.requests]
+    straight = all(request.straight for request in piece.requests) and places == there
+    return out[first : first + n_rows] if whole and straight else None
 
 
 def _pieces(requests: Sequence[Request], layout: ArrayLayout, *, whole: bool) -> list[_Piece]:

@@ -145,6 +145,13 @@ class ShardFile:
         if self._file.read_into(wanted, offset) < len(wanted):
             raise self.corrupt("its file is shorter than its index says")
 
+    def fetch_into(self, out: np.ndarray) -> bool:
+        """Fetch all of an uncompressed file, its rows straight into `out`; False where that is no gain."""
+        try:
+            return self._file.fetch_into(bytes_of(out))
+        except FileNotFoundError as error:
+            raise self.corrupt("its file is gone") from error
+
     def fetch_all(self) -> None:
         """Hear that all of the file will be read: a remote one comes in one request, index included."""
         self.prepare([(0, self._file.size)])

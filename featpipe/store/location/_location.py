@@ -35,6 +35,10 @@ class StoredFile(ABC):
         out = bytearray(length)
         return bytes(out[: self.read_into(memoryview(out), offset)])
 
+    def fetch_into(self, out: memoryview) -> bool:
+        """Fetch all of the file, its beginning straight into `out`; False, and nothing done, where that is no gain."""
+        return False
+
     def prepare(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - nothing to do where reading is cheap
         """Hear which (start, stop) will be read next, so that few requests fetch them."""
 

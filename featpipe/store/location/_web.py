@@ -73,7 +73,10 @@ class Web(Location):
 
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
-        return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
+        n_bytes = self.size(name) if size is None else size
+        return RangedFile(
+            n_bytes, lambda spans: self._ranges(name, spans), lambda out: self._receive(name, n_bytes, out)
+        )
 
     def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
         """See `Location`; ranges are needed only where a line is cut."""
@@ -125,6 +128,16 @@ class Web(Location):
 
     def _ranges(self, name: str, spans: list[Span]) -> list[bytes]:
         return [self._get(name, span=span) for span in spans]
+
+    def _receive(self, name: str, size: int, out: memoryview) -> bytes:
+        """Fetch a file, its beginning straight into `out`; return what is left over."""
+
+        def get() -> bytes:
+            with self._answer("GET", name, {"Range": f"bytes=0-{size - 1}"}) as answer:
+                self._check_range(name, answer, (0, size))
+                return _into(out, answer, size)
+
+        return self._try(get)
 
     def _get(self, name: str, *, span: Span | None = None, largest: int | None = None) -> bytes:
         headers = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
@@ -182,14 +195,21 @@ class Web(Location):
             if largest is None or len(content) <= largest:
                 _check_length(answer, len(content))
             return content
+        self._check_range(name, answer, span)
         length = span[1] - span[0]
-        if span[0] or _said_length(answer) != str(length):  # else it is the whole file, asked for and given
-            self._require_range(name, answer, span[0])
         # Without a number urllib3 copies once less; the length that the server said bounds it then.
         content = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
         if len(content) != length:
             raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
         return content
+
+    def _check_range(self, name: str, answer: Any, span: Span) -> None:
+        """Refuse an answer that is not of the bytes that were asked for; all of a file are a part of it, too."""
+        length = span[1] - span[0]
+        if span[0] or answer.status == 206 or _said_length(answer) != str(length):
+            self._require_range(name, answer, span[0])
+        if _said_length(answer) not in ("", str(length)):
+            raise urllib3.exceptions.ProtocolError(f"{_said_length(answer)} of {length} bytes were announced")
 
     def _require_range(self, name: str, answer: Any, start: int) -> None:
         if answer.status != 206:
@@ -225,10 +245,10 @@ class Web(Location):
         except BaseException:
             answer.close()
             raise
-        if answer.length_remaining:  # a body that was not read to its end
-            answer.close()
-        else:
+        if answer.closed or not answer.length_remaining:
             answer.release_conn()
+        else:  # a body that was not read to its end
+            answer.close()
 
     def _redirected(self, url: str, target: str) -> str:
         there = urljoin(url, target)
@@ -261,6 +281,17 @@ _NO_ANSWER = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.TimeoutE
 def _said(error: BaseException) -> str:
     """Return what a person needs of an error of urllib3, whose texts begin with the connection's address in memory."""
     return re.sub(r"^<?[\w.]*HTTPS?Connection\(.*?\)>?: ", "", str(error)).rstrip(".")
+
+
+def _into(out: memoryview, answer: Any, size: int) -> bytes:
+    """Read a body from the socket into `out`, and return what is left over."""
+    raw, at = answer._fp, 0  # urllib3 itself reads into memory of its own, and copies
+    while at < len(out) and (n_bytes := raw.readinto(out[at:])):
+        at += n_bytes
+    rest = raw.read(size - at + 1) if at == len(out) else b""
+    if at + len(rest) != size:
+        raise urllib3.exceptions.ProtocolError(f"{at + len(rest)} of {size} bytes came")
+    return bytes(rest)
 
 
 def _said_length(answer: Any) -> str:
