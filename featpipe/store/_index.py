@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +13,10 @@ from typing import Any
 from featpipe.errors import CacheCorrupt
 from featpipe.spec import FORMAT, canonical_json
 from featpipe.store._documents import LARGEST, parse_json, require_format
+from featpipe.store._layout import MOST_SHARDS
 
 INDEX = "index.jsonl"
-LARGEST_INDEX = 1 << 28  # bytes
+LARGEST_INDEX = 1 << 26  # bytes
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"format": int, "key": str, "spec": dict, "sealed": bool, "shards": list}
 
@@ -36,7 +38,9 @@ class CacheIndex:
         """Read the file; raises `CacheCorrupt`, or `RequestError` when its format is another."""
         if len(content) > LARGEST_INDEX:
             raise CacheCorrupt(f"{path} is larger than the {LARGEST_INDEX} bytes that it may have.")
-        lines = (_line(path, number, line) for number, line in enumerate(content.splitlines(), 1))
+        lines = (
+            _line(path, number, line.rstrip(b"\n")) for number, line in enumerate(io.BytesIO(content), 1)
+        )
         return cls({line["key"]: line for line in lines})
 
     def encode(self) -> bytes:
@@ -90,12 +94,9 @@ def _line(path: str, number: int, line: bytes) -> dict[str, Any]:
     return value
 
 
-_MOST_SHARDS = 1 << 20
-
-
 def _are_shards(ranges: list[Any]) -> bool:
     """Whether ranges ascend without touching, and name no more shards than a list of them should have."""
     flat = [shard for pair in ranges if isinstance(pair, list) for shard in pair]
     numbers = len(flat) == 2 * len(ranges) and all(type(shard) is int for shard in flat)
     ascending = numbers and all(one < other for one, other in itertools.pairwise(flat))
-    return ascending and (not flat or (flat[0] >= 0 and flat[-1] <= _MOST_SHARDS))
+    return ascending and (not flat or (flat[0] >= 0 and flat[-1] <= MOST_SHARDS))

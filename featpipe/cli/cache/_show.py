@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featpipe.cli._console import say, say_json
+from featpipe.cli._console import printable, say, say_json
 from featpipe.cli._options import Cache, Json
 from featpipe.cli.cache._arrays import one_array, opened, row_of
 
@@ -36,6 +36,6 @@ def show_command(
         if isinstance(value, dict):
             say(f"{name}:")
             for inner, item in value.items():
-                say(f"  {inner:<16} {item}")
+                say(f"  {printable(inner):<16} {printable(item)}")
         else:
-            say(f"{name:<18} {value}")
+            say(f"{name:<18} {printable(value)}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,26 +39,33 @@ class Folder(Location):
         """Return where a file or folder lies."""
         return self.root / name
 
+    def _place(self, name: str) -> Path:
+        """Return where to write a file or folder; raises `CacheWriteError` where a link leads out of the cache."""
+        return _publish.inside(self.root, self.path(name))
+
     def read(self, name: str, largest: int) -> bytes:
         """See `Location`."""
-        try:
-            with open(f"{self.url}/{name}", "rb") as file:
-                return file.read(largest + 1)
-        except (IsADirectoryError, NotADirectoryError) as error:
-            raise FileNotFoundError(error.errno, "no file", f"{self.url}/{name}") from error
+        with open(_open_file(f"{self.url}/{name}"), "rb") as file:
+            return file.read(largest + 1)
 
     def size(self, name: str) -> int:
         """See `Location`."""
+        path = f"{self.url}/{name}"
         try:
-            return os.stat(self.path(name)).st_size
-        except NotADirectoryError as error:
-            raise FileNotFoundError(error.errno, "no file", f"{self.url}/{name}") from error
+            found = os.stat(path)
+        except OSError as error:
+            raise _no_file(path, error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no file", path)
+        return found.st_size
 
     def names(self, folder: str) -> list[str]:
         """See `Location`."""
         try:
             return os.listdir(f"{self.url}/{folder}")
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if not isinstance(_no_file(folder, error), FileNotFoundError):
+                raise
             return []
 
     def open(self, name: str, size: int | None = None) -> StoredFile:
@@ -65,6 +74,7 @@ class Folder(Location):
 
     def digest(self, name: str) -> str:
         """See `Location`."""
+        self.size(name)  # raises where it is no file
         return file_digest(self.path(name))
 
     def has_array(self, folder: str) -> bool:
@@ -77,11 +87,11 @@ class Folder(Location):
     def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
         """See `Location`."""
         with _publish.writing(self.path(name)):
-            return _publish.publish_file(self.root, self.path(name), buffers)
+            return _publish.publish_file(self.root, self._place(name), buffers)
 
     def create_shard(self, folder: str, below: str, buffers: Buffers) -> tuple[int, str] | None:
         """See `Location`; a folder is renamed to its place."""
-        place = self.path(folder)
+        place = self._place(folder)
         with _publish.staging(self.root) as staged:
             file = staged / place.name / below
             file.parent.mkdir(parents=True)
@@ -90,7 +100,7 @@ class Folder(Location):
 
     def create_folder(self, folder: str, files: Mapping[str, bytes], *, last: str) -> bool:
         """See `Location`; a racing creator may win."""
-        place = self.path(folder)
+        place = self._place(folder)
         with _publish.staging(self.root) as staged:
             for name, content in files.items():
                 path = staged / place.name / name
@@ -100,36 +110,58 @@ class Folder(Location):
 
     def replace(self, name: str, content: bytes) -> None:
         """See `Location`."""
-        with _publish.writing(self.path(name)), written_whole(self.path(name)) as file:
+        with _publish.writing(self.path(name)), written_whole(self._place(name)) as file:
             file.write(content)
 
     def set_aside(self, name: str, label: str) -> str | None:
         """See `Location`."""
-        moved = _publish.set_aside(self.root, self.path(name), label)
+        moved = _publish.set_aside(self.root, self._place(name), label)
         return None if moved is None else str(moved.relative_to(self.root))
 
     def restore(self, aside: str, name: str) -> None:
         """Put back what was set aside by mistake, unless something else is there by now."""
-        _publish.publish_folder(self.path(aside), self.path(name))
+        _publish.publish_folder(self._place(aside), self._place(name))
 
     def remove(self, name: str) -> None:
         """See `Location`; gone in one step, also when killed while deleting."""
         with _publish.staging(self.root) as staged:
-            os.rename(self.path(name), staged / "removed")
-            if (staged / "removed").is_dir():
-                shutil.rmtree(staged / "removed")
+            removed = staged / "removed"
+            os.rename(self._place(name), removed)
+            if removed.is_dir() and not removed.is_symlink():  # what a link leads to is not the cache's
+                shutil.rmtree(removed)
 
     def version(self, name: str) -> Any:
         """Return the inode of a file; a file that replaces another has another."""
         try:
             return os.stat(self.path(name)).st_ino
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if not isinstance(_no_file(name, error), FileNotFoundError):
+                raise
             return None
+
+
+def _open_file(path: str) -> int:
+    """Open a plain file; a pipe, a device or a folder, there or behind a link, is no file of a cache."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise _no_file(path, error) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileNotFoundError(errno.ENOENT, "no file", path)
+    return handle
+
+
+def _no_file(path: str, error: OSError) -> OSError:
+    """Return what to raise for a path at which no file can be."""
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
+        return FileNotFoundError(error.errno, "no file", path)
+    return error
 
 
 class _OpenFile(StoredFile):
     def __init__(self, path: str) -> None:
-        self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        self._handle = _open_file(path)
         self.size = os.fstat(self._handle).st_size
 
     def __exit__(self, *_: object) -> None:

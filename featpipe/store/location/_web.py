@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import netrc
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from urllib3.util import make_headers
 
-from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
+from featpipe.errors import CacheCorrupt, CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex
 from featpipe.store.location._location import Location, StoredFile
 from featpipe.store.location._ranges import RangedFile, Span
 
+T = TypeVar("T")
 _ATTEMPTS = 5
 _FIRST_WAIT = 0.2  # seconds; doubled each time
 _FRESH = 30.0  # seconds that the index is trusted to be the newest
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
 _PART = 1 << 20
+_LENGTH = re.compile(r"[0-9]{1,15}")
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -59,8 +62,12 @@ class Web(Location):
 
     def size(self, name: str) -> int:
         """See `Location`."""
-        with self._answer("HEAD", name, {}) as answer:
-            return int(answer.headers.get("Content-Length", -1))
+
+        def ask() -> int:
+            with self._answer("HEAD", name, {}) as answer:
+                return self._length(name, answer)
+
+        return self._again(ask)
 
     def names(self, folder: str) -> list[str]:
         """See `Location`: what the index says."""
@@ -72,16 +79,16 @@ class Web(Location):
 
     def digest(self, name: str) -> str:
         """See `Location`."""
-        for attempt in range(_ATTEMPTS):
+
+        def ask() -> str:
             digest = hashlib.sha256()
-            try:
-                with self._answer("GET", name, {}) as answer:
-                    for part in answer.stream(_PART):
-                        digest.update(part)
-                return digest.hexdigest()
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                self._wait(attempt, error)
-        raise AssertionError("the last attempt returns or raises")
+            with self._answer("GET", name, {}) as answer:
+                self._length(name, answer)  # without one it need never end
+                for part in answer.stream(_PART, decode_content=False):
+                    digest.update(part)
+            return digest.hexdigest()
+
+        return self._again(ask)
 
     def has_array(self, folder: str) -> bool:
         """See `Location`."""
@@ -112,21 +119,33 @@ class Web(Location):
 
     def _get(self, name: str, *, span: Span | None = None, largest: int | None = None) -> bytes:
         headers = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
+
+        def ask() -> bytes:
+            with self._answer("GET", name, headers) as answer:
+                return self._body(name, answer, span, largest)
+
+        return self._again(ask)
+
+    def _again(self, ask: Callable[[], T]) -> T:
+        """Ask, and ask again when the answer is cut off or the server is busy."""
         for attempt in range(_ATTEMPTS):
             try:
-                with self._answer("GET", name, headers) as answer:
-                    return self._body(name, answer, span, largest)
+                return ask()
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 self._wait(attempt, error)
         raise AssertionError("the last attempt returns or raises")
 
     def _body(self, name: str, answer: Any, span: Span | None, largest: int | None) -> bytes:
         if span is None:
-            content: bytes = answer.read(None if largest is None else largest + 1)
-            expected = int(answer.headers.get("Content-Length", len(content)))
-            most = expected if largest is None else min(expected, largest + 1)
-            if len(content) < most:
-                raise urllib3.exceptions.ProtocolError(f"{len(content)} of {most} bytes came")
+            expected = self._length(name, answer)
+            if largest is not None and expected > largest:
+                raise CacheCorrupt(
+                    f"{self.url}/{name} is larger than the {largest} bytes that it may have. Ask its owner to run "
+                    "`featpipe cache verify`."
+                )
+            content: bytes = answer.read(expected)
+            if len(content) < expected:
+                raise urllib3.exceptions.ProtocolError(f"{len(content)} of {expected} bytes came")
             return content
         if answer.status != 206:
             raise RequestError(
@@ -140,6 +159,17 @@ class Web(Location):
             raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
         return content
 
+    def _length(self, name: str, answer: Any) -> int:
+        """Return how many bytes an answer has; a file is of a known size, and sent as it is."""
+        encoding = answer.headers.get("Content-Encoding", "identity")
+        length = answer.headers.get("Content-Length", "")
+        if encoding != "identity" or "Transfer-Encoding" in answer.headers or not _LENGTH.fullmatch(length):
+            raise CacheUnreachable(
+                f"The server of {self.url} sends {name} compressed or without saying how long it is (Content-Encoding "
+                f"{encoding[:40]!r}, Content-Length {length[:40]!r}). Serve the cache's files as they are."
+            )
+        return int(length)
+
     @contextmanager
     def _answer(self, method: str, name: str, headers: dict[str, str]) -> Iterator[Any]:
         """Ask for a file and give the answer, whose body is still to be read; raises `FileNotFoundError`."""
@@ -150,26 +180,29 @@ class Web(Location):
                 url,
                 headers={**self._headers, "Accept-Encoding": "identity", **headers},
                 preload_content=False,
+                decode_content=False,
                 redirect=False,
             )
             if answer.status not in _REDIRECTS:
                 break
+            answer.close()  # unread: its body may be of any length
             url = self._redirected(url, answer.headers.get("Location", ""))
-            answer.drain_conn()
         try:
             self._check_status(name, answer.status)
             yield answer
         except BaseException:
             answer.close()
             raise
-        (
-            answer.close if answer.length_remaining else answer.release_conn
-        )()  # a body that is not read to its end
+        # Of a body that was not read to its end, what is left would be taken for the next answer.
+        (answer.release_conn if answer.length_remaining == 0 or method == "HEAD" else answer.close)()
 
     def _redirected(self, url: str, target: str) -> str:
-        there = urljoin(url, target)
-        if urlsplit(there)[:2] != urlsplit(url)[:2]:
+        try:
+            there = urljoin(url, target)
             host = f"{urlsplit(there).scheme}://{urlsplit(there).hostname}"
+        except ValueError as error:
+            raise CacheUnreachable(f"{self.url} sends readers on to what is no address: {error}.") from error
+        if urlsplit(there)[:2] != urlsplit(url)[:2]:
             raise RequestError(
                 f"{self.url} sends readers on to another server, {host}. featpipe does not follow: name the "
                 "cache's own URL."
