@@ -28,6 +28,7 @@ _CONNECT, _READ = 5.0, 20.0  # seconds
 _FRESH = 30.0  # seconds that the index is trusted to be the newest
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
+_LENGTH = re.compile(r"[0-9]{1,15}")
 _PART = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
@@ -172,33 +173,41 @@ class Web(Location):
 
     def _size(self, name: str) -> int:
         with self._answer("HEAD", name, {}) as answer:
-            length = _said_length(answer)
-        if not length.isdecimal():
-            raise RequestError(
-                f"The server of {self.url} does not say how large {name} is (no Content-Length). Serve the cache "
-                "with one that does (nginx, Apache, S3)."
+            return self._length(name, answer)
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self._answer("GET", name, {}) as answer:
+            left = self._length(name, answer)
+            for part in answer.stream(_PART):
+                digest.update(part)
+                left -= len(part)
+        if left:
+            raise urllib3.exceptions.ProtocolError(f"{left} bytes did not come")
+        return digest.hexdigest()
+
+    def _length(self, name: str, answer: Any) -> int:
+        """Return how many bytes an answer has; a file is of a known size, and sent as it is."""
+        encoding, length = answer.headers.get("Content-Encoding", "identity"), _said_length(answer)
+        if encoding != "identity" or "Transfer-Encoding" in answer.headers or not _LENGTH.fullmatch(length):
+            raise CacheUnreachable(
+                f"The server of {self.url} sends {name} compressed or without saying how long it is (Content-Encoding "
+                f"{encoding[:40]!r}, Content-Length {length[:40]!r}). Serve the cache's files as they are."
             )
         return int(length)
 
-    def _digest(self, name: str) -> str:
-        digest, n_bytes = hashlib.sha256(), 0
-        with self._answer("GET", name, {}) as answer:
-            for part in answer.stream(_PART):
-                digest.update(part)
-                n_bytes += len(part)
-            _check_length(answer, n_bytes)
-        return digest.hexdigest()
-
     def _body(self, name: str, answer: Any, span: Span | None, largest: int | None) -> bytes:
         if span is None:
-            content: bytes = answer.read(None if largest is None else largest + 1)
-            if largest is None or len(content) <= largest:
-                _check_length(answer, len(content))
-            return content
+            expected = self._length(name, answer)
+            wanted = expected if largest is None else min(expected, largest + 1)
+            whole: bytes = answer.read(wanted)
+            if len(whole) < wanted:
+                raise urllib3.exceptions.ProtocolError(f"{len(whole)} of {wanted} bytes came")
+            return whole
         self._check_range(name, answer, span)
         length = span[1] - span[0]
         # Without a number urllib3 copies once less; the length that the server said bounds it then.
-        content = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
+        content: bytes = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
         if len(content) != length:
             raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
         return content
@@ -233,12 +242,13 @@ class Web(Location):
                 url,
                 headers={**self._headers, "Accept-Encoding": "identity", **headers},
                 preload_content=False,
+                decode_content=False,
                 redirect=False,
             )
             if answer.status not in _REDIRECTS:
                 break
+            answer.close()  # unread: its body may be of any length
             url = self._redirected(url, answer.headers.get("Location", ""))
-            answer.drain_conn()
         try:
             self._check_status(name, answer.status)
             yield answer
@@ -251,9 +261,12 @@ class Web(Location):
             answer.close()
 
     def _redirected(self, url: str, target: str) -> str:
-        there = urljoin(url, target)
-        if urlsplit(there)[:2] != urlsplit(url)[:2]:
+        try:
+            there = urljoin(url, target)
             host = f"{urlsplit(there).scheme}://{urlsplit(there).hostname}"
+        except ValueError as error:
+            raise CacheUnreachable(f"{self.url} sends readers on to what is no address: {error}.") from error
+        if urlsplit(there)[:2] != urlsplit(url)[:2]:
             raise RequestError(
                 f"{self.url} sends readers on to another server, {host}. featpipe does not follow: name the "
                 "cache's own URL."
@@ -296,12 +309,6 @@ def _into(out: memoryview, answer: Any, size: int) -> bytes:
 
 def _said_length(answer: Any) -> str:
     return str(answer.headers.get("Content-Length", ""))
-
-
-def _check_length(answer: Any, n_bytes: int) -> None:
-    expected = _said_length(answer)
-    if expected not in ("", str(n_bytes)):
-        raise urllib3.exceptions.ProtocolError(f"{n_bytes} of {expected} bytes came")
 
 
 def _starts_at(answer: Any, start: int) -> bool:
