@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
 from featpipe.cli._console import note, say
 from featpipe.cli.cache._ls import ls_command
@@ -395,7 +396,8 @@ def _shard_index(name, *entries):
             for path in (folder / "data.zarr/features/c").glob("*/0/0/0"):
                 path.write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
-            change_commits(folder, lambda record, said=(len(content), digest): say_of_shard(record, *said))
+            said = (len(content), digest)
+            change_commits(folder, lambda record, said=said: say_of_shard(record, *said))
 
     VARIANTS[f"shard index: {name}"] = damage, ("read",)
 
@@ -467,8 +469,12 @@ def _opened(look):
 
 
 def _ls(root):
-    ls_command(str(root), model=None, layer=None)
-    ls_command(str(root), model=None, layer=None, as_json=True)
+    for as_json in (False, True):
+        try:
+            ls_command(str(root), model=None, layer=None, as_json=as_json)
+        except typer.Exit as end:  # arrays that were left out, and named
+            if as_json or end.exit_code != 1:
+                raise FeatpipeError("there are damaged arrays") from end
 
 
 def _show(root):
