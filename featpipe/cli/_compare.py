@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from featpipe.cli._console import note, say, say_json, show_table
-from featpipe.cli._options import Cache, Json, Split, Subject
+from featpipe.cli._options import Cache, Json, Mirror, MirrorSize, Split, Subject, cache_with
 from featpipe.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def compare_command(
         list[str] | None, typer.Option("--target", help="Such as EVC; may be repeated. All by default.")
     ] = None,
     cache: Cache = "cache",
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="ZOO:NAME", help="May be repeated; by default the only one cached."),
@@ -102,7 +104,7 @@ def compare_command(
 
     request = CompareRequest(
         data=data,
-        cache=cache,
+        cache=cache_with(cache, mirror, mirror_size),
         targets=target or (),
         models=model or (),
         weights=weights or (),

@@ -180,8 +180,10 @@ def extract_command(
         orders = [_order(request, _needed("--layers", layers), store_dtype, precision, made)]
     source = _needed("--images", images) if recipe is None else _needed("--data", data)
     source = for_workers(source, dask, dry=dry)
-    sets = _stimulus_sets(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     store = FeatureCache(cache)
+    if not dry:
+        store.location.require_writable()  # before images are hashed and a network is built
+    sets = _stimulus_sets(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     if dry:
         from featpipe.extraction import dry_run  # torch, which a run with nothing to do does without
 

@@ -67,6 +67,7 @@ def extract(
         card, stimuli.digest, tuple(targets), len(stimuli), n_computed=0, n_reused=0, seconds=0.0
     )
     if lacking := _lacking(cache, targets, stimuli):
+        cache.location.require_writable()
         compute = _compute_here if workers is None else workers.compute
         done = replace(done, **compute(order, stimuli, cache, means, card, lacking, progress))
     if means.non_finite == "keep":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from featpipe.runs._predict import set_to_read
 from featpipe.runs._tasks import RDMTask, Task
 from featpipe.runs._tuned import network_request, tuner_record
 from featpipe.spec import from_anywhere
-from featpipe.store import is_url
+from featpipe.store import Root, absolute
 
 if TYPE_CHECKING:
     from featpipe.runs._fit import FitRequest
@@ -82,8 +81,8 @@ def run_record(
 
 
 def _cache_of(request: FitRequest) -> str:
-    """Return where the cache is found again: a URL, or a folder's whole path."""
-    return request.cache if is_url(request.cache) else os.path.abspath(request.cache)
+    """Return where the cache is found again: a URL, or a folder's whole path; a mirror is this machine's own."""
+    return str(absolute(request.cache))
 
 
 def _inputs(request: FitRequest, dataset: AnyDataset, final: Pipeline) -> dict[str, Any]:
@@ -95,7 +94,7 @@ def _inputs(request: FitRequest, dataset: AnyDataset, final: Pipeline) -> dict[s
     return {"features": [], "tuner": tuner_record(tuner, resolve(asked).weights)}
 
 
-def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[str, Any]]:
+def features_record(pipeline: Pipeline, cache: Root, stimuli: str) -> list[dict[str, Any]]:
     """Return the features that a fitted pipeline reads: spec, cache key, and how they were asked for."""
     features = pipeline[0]
     records = []

@@ -25,7 +25,7 @@ from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._transfer import Move, plan_transfer, transfer
 from featpipe.store._verify import Problem
 from featpipe.store._writer import ArrayWriter
-from featpipe.store.location import is_url, shown_url
+from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, require_shared, shown_url
 
 __all__ = [
     "CLAIM_EXPIRY",
@@ -44,22 +44,27 @@ __all__ = [
     "FeatureCache",
     "Garbage",
     "GarbageFilter",
+    "MirroredURL",
     "Move",
     "Origin",
     "Owner",
     "Problem",
+    "Root",
     "Statistics",
     "StoredStimuli",
+    "absolute",
     "array_statistics",
     "claim_storage",
     "exclusive_claim",
     "export_array",
     "is_url",
     "last_written",
+    "mirrored",
     "open_array",
     "origins",
     "plan_transfer",
     "publish_index",
+    "require_shared",
     "shown_url",
     "spans",
     "transfer",

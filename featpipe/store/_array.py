@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import Any, Self
 import numpy as np
 
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecError, StimulusNotCached
-from featpipe.spec import FeatureSpec
+from featpipe.spec import FeatureSpec, digest_of
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._commits import commit_name, committed_shards, non_finite_in, read_commit
-from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
+from featpipe.store._documents import LARGEST_STIMULI, parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
+    Request,
     checked_out,
     checked_rows,
     default_threads,
@@ -31,6 +32,7 @@ from featpipe.store._static import FEATURES_METADATA, SPEC, decode_ids
 from featpipe.store.location import Folder, Location
 
 ARRAYS = "arrays"
+_MANY = 1 << 20  # rows; memory for their numbers alone is nothing to be given on trust
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class CachedArray:
     _provenance: dict[tuple[int, Any], dict[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _seen: dict[str, frozenset[int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, location: Location, key: str, stimuli: Callable[[str], StimulusManifest]) -> Self:
         """Open an array; raises `FeaturesNotCached`, `CacheCorrupt`, or `RequestError`."""
+        return location.checked(array_folder(key), lambda: cls._open(location, key, stimuli))
+
+    @classmethod
+    def _open(cls, location: Location, key: str, stimuli: Callable[[str], StimulusManifest]) -> Self:
         base = array_folder(key)
         if not location.has_array(base):
             raise FeaturesNotCached(
@@ -146,10 +152,8 @@ class CachedArray:
         """Ids in the order of the rows, from the array itself: quicker than `manifest` for large sets."""
         if self.location.remote:
             return self.manifest.ids  # whose digest was checked
-        ids = decode_ids(read_bytes(self.location, f"{self.base}/{GROUP}/{STIMULUS}/c/0", largest=1 << 30))
-        if len(ids) != self.n_stimuli:
-            raise CacheCorrupt(f"Array {self.key} has {self.n_stimuli} rows, but {len(ids)} ids.")
-        return ids
+        name = f"{self.base}/{GROUP}/{STIMULUS}/c/0"
+        return decode_ids(read_bytes(self.location, name, largest=LARGEST_STIMULI), self.n_stimuli)
 
     @property
     def committed(self) -> frozenset[int]:
@@ -158,16 +162,27 @@ class CachedArray:
             return committed_shards(self.location, self.base, self.layout.n_shards)
         if "committed" not in self._seen:
             self._seen["committed"] = self._committed_there()
-        return self._seen["committed"]
+        found: frozenset[int] = self._seen["committed"]
+        return found
 
     def _committed_there(self) -> frozenset[int]:
-        if self._sealed is not None:
+        if self._sealed() is not None:
             return frozenset(range(self.layout.n_shards))
         return committed_shards(self.location, self.base, self.layout.n_shards)
 
-    @cached_property
     def _sealed(self) -> list[dict[str, Any]] | None:
-        return read_seal(self.location, self.base, self.key, self.layout)
+        """Return the commit records of an array somewhere else that is sealed, read once."""
+        if "sealed" not in self._seen:
+            self._seen["sealed"] = self.location.checked(
+                self.base, lambda: read_seal(self.location, self.base, self.key, self.layout)
+            )
+        found: list[dict[str, Any]] | None = self._seen["sealed"]
+        return found
+
+    def look_again(self) -> None:
+        """Forget which shards of an array somewhere else count, unless it is sealed."""
+        if self._seen.get("sealed") is None:
+            self._seen.clear()
 
     def is_committed(self, shard: int) -> bool:
         """Whether a shard counts now; quicker than `committed`."""
@@ -176,12 +191,13 @@ class CachedArray:
     @property
     def missing(self) -> list[int]:
         """Shards that do not count yet, ascending."""
-        return sorted(set(range(self.layout.n_shards)) - self.committed)
+        committed = self.committed
+        return [shard for shard in range(self.layout.n_shards) if shard not in committed]
 
     @property
     def complete(self) -> bool:
         """Whether every shard counts."""
-        return not self.missing
+        return len(self.committed) == self.layout.n_shards
 
     def commits(self) -> list[dict[str, Any]]:
         """Return the commit records by shard; raises `CacheCorrupt` when one cannot be read."""
@@ -189,9 +205,31 @@ class CachedArray:
 
     def commit(self, shard: int) -> dict[str, Any]:
         """Return the commit record of one shard, checked; raises `CacheCorrupt`."""
-        if self.location.remote and self._sealed is not None:
-            return self._sealed[shard]
+        if not self.location.remote:
+            return self._read_commit(shard)
+        if "commits" not in self._seen:
+            self._seen["commits"] = {}
+        commits: dict[int, dict[str, Any]] = self._seen["commits"]
+        if shard not in commits:
+            commits[shard] = self._commit_there(shard)
+        return commits[shard]
+
+    def _read_commit(self, shard: int) -> dict[str, Any]:
         return read_commit(self.location, self.base, self.key, shard, self.layout.rows_of(shard))
+
+    def _commit_there(self, shard: int) -> dict[str, Any]:
+        """Read a commit record somewhere else; it must be of rows laid out as ``zarr.json`` says."""
+        sealed = self._sealed()
+        if sealed is not None:
+            commit = sealed[shard]
+        else:
+            commit = self.location.checked(self.base, lambda: self._read_commit(shard))
+        if commit["static"].get(FEATURES_METADATA) != digest_of(self.layout.features_metadata()):
+            raise CacheCorrupt(
+                f"{self.location.url}/{self.base}/{FEATURES_METADATA} is not the one that shard {shard} was written "
+                "under. Run `featpipe cache verify` on this cache."
+            )
+        return commit
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -220,7 +258,13 @@ class CachedArray:
         """Bytes on disk of the committed shards."""
         if self.location.remote:
             return sum(commit["size"] for commit in self.commits())
-        return sum(self.location.size(self.shard_name(shard)) for shard in self.committed)
+        return sum(map(self._size_of, self.committed))
+
+    def _size_of(self, shard: int) -> int:
+        try:
+            return self.location.size(self.shard_name(shard))
+        except FileNotFoundError as error:
+            raise CacheCorrupt(f"{self.label(shard)} is damaged: its file is gone.") from error
 
     def shard_name(self, shard: int) -> str:
         """Return the file of a shard below the cache's folder."""
@@ -264,21 +308,40 @@ class CachedArray:
         CacheReadError
             There is no permission to read it, or the disk fails.
         """
+        if rows is None and self.n_stimuli > _MANY:
+            len(self.ids)  # so many rows are believed once there are ids for them
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)
         values = checked_out(out, (len(wanted), *self.row_shape), self.dtype)
         requests = requests_of(wanted, self.layout)
-        how_many = threads or (self.location.threads if self.location.remote else default_threads())
-        read = read_remote if self.location.remote else read_requests
-        read(requests, self.layout, self.open_shard, values, threads=how_many)
+        self.location.checked(self.base, lambda: self._carry_out(requests, values, threads))
         return values
+
+    def _carry_out(self, requests: Sequence[Request], values: np.ndarray, threads: int | None) -> None:
+        here = self.location
+        try:
+            if not here.remote or here.at_hand(self._files_of(requests)):
+                how_many = threads or default_threads()
+                read_requests(requests, self.layout, self.open_shard, values, threads=how_many)
+            else:
+                how_many, whole = threads or here.threads, here.whole_files
+                read_remote(requests, self.layout, self.open_shard, values, threads=how_many, whole=whole)
+        except CacheCorrupt:
+            self._seen.clear()  # what is said of the shards may have changed since
+            raise
+
+    def _files_of(self, requests: Sequence[Request]) -> list[tuple[int, str]]:
+        """Return size and SHA-256 of the shards that are wanted."""
+        commits = [self.commit(shard) for shard in dict.fromkeys(request.shard for request in requests)]
+        return [(commit["size"], commit["sha256"]) for commit in commits]
 
     def open_shard(self, shard: int) -> ShardFile:
         """Open the file of a shard."""
-        size = self.commit(shard)["size"] if self.location.remote else None
-        return ShardFile(
-            self.location, self.shard_name(shard), self.layout, shard, label=self.label, size=size
-        )
+        known: dict[str, Any] = {}
+        if self.location.remote:
+            commit = self.commit(shard)
+            known = {"size": commit["size"], "sha256": commit["sha256"]}
+        return ShardFile(self.location, self.shard_name(shard), self.layout, shard, label=self.label, **known)
 
     def label(self, shard: int) -> str:
         """Name a shard in messages."""
@@ -326,6 +389,8 @@ def parse_spec(path: str, content: bytes, key: str) -> tuple[FeatureSpec, str]:
     require_format(path, document)
     fields = {name: value for name, value in document.items() if name not in ("format", "stimuli")}
     try:
-        return FeatureSpec.from_json(fields), str(document["stimuli"])
+        if type(document["stimuli"]) is not str:
+            raise SpecError("it names no stimulus set.")
+        return FeatureSpec.from_json(fields), document["stimuli"]
     except (SpecError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CacheCorrupt(f"The spec of array {key} cannot be read: {error}") from error
+        raise CacheCorrupt(f"The spec of array {key} cannot be read: {str(error)[:400]}") from error

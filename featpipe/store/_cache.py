@@ -24,7 +24,7 @@ from featpipe.store._seal import SEAL
 from featpipe.store._stimuli import STIMULI, StoredStimuli, load_stimuli, store_stimuli
 from featpipe.store._verify import Problem, Progress, verify_arrays, verify_stimuli
 from featpipe.store._writer import ArrayWriter, create_array, open_writer
-from featpipe.store.location import Folder, Location, locate
+from featpipe.store.location import Folder, Location, Root, locate, mirrored
 
 SHARD_ROWS = 256
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -42,17 +42,23 @@ class FeatureCache:
     root : str or Path
         A folder, or the URL of one: ``s3://``, ``gs://``, ``memory://``, ``file://``, and ``http(s)://`` for a
         published cache that is only read.
+    mirror : str or Path, optional
+        Folder for copies of what is read from a URL; processes may share it, and caches too.
+    mirror_size : int, optional
+        Bytes of shards that it may hold, 100 GB by default; the least recently used are dropped.
 
     Raises
     ------
     RequestError
-        It is a file, or a URL that names no cache.
+        It is a file, or a URL that names no cache; or a folder that needs no mirror.
     MissingDependency
         A URL, and the extra ``remote`` is not installed.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.location: Location = locate(root)
+    def __init__(
+        self, root: Root, mirror: str | os.PathLike[str] | None = None, mirror_size: int | None = None
+    ) -> None:
+        self.location: Location = locate(mirrored(root, mirror, mirror_size))
         if isinstance(self.location, Folder) and self.location.is_file():
             raise RequestError(f"The cache {self.root} is a file; name a folder.")
         self._stimuli: dict[str, StoredStimuli] = {}  # immutable on disk, and read once

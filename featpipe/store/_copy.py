@@ -258,7 +258,9 @@ class ArrayCopy:
         buffers = _joined(parts, record["size"]) if self.target.remote else parts
         return self.target.create_shard(top, place.removeprefix(f"{top}/"), buffers) is not None
 
-    def _checked(self, parts: Iterator[bytes], shard: int, record: Record) -> Iterator[bytes]:
+    def _checked(
+        self, parts: Iterator[bytes | memoryview], shard: int, record: Record
+    ) -> Iterator[bytes | memoryview]:
         """Pass parts on; raises at the end, before they are published, unless they are what was committed."""
         digest, left = hashlib.sha256(), record["size"]
         for part in parts:
@@ -274,7 +276,7 @@ class ArrayCopy:
         if digest.hexdigest() != record["sha256"]:
             raise self._damaged(shard, "its bytes are not those that were written")
 
-    def _parts(self, shard: int, size: int) -> Iterator[bytes]:
+    def _parts(self, shard: int, size: int) -> Iterator[bytes | memoryview]:
         try:
             yield from self.source.location.stream(self.source.shard_name(shard), size)
         except FileNotFoundError as error:
@@ -315,7 +317,7 @@ def _collected(
     return copied, records
 
 
-def _joined(parts: Iterator[bytes], size: int) -> Iterator[memoryview]:
+def _joined(parts: Iterator[bytes | memoryview], size: int) -> Iterator[memoryview]:
     """Give parts as one buffer, for places that take a file at once."""
     whole, filled = memoryview(bytearray(size)), 0
     for part in parts:

@@ -116,14 +116,14 @@ def _numpy(array: CachedArray) -> np.ndarray:
 
 
 def _zarr(array: CachedArray) -> zarr.Array:
-    if array.location.remote:
-        raise RequestError(
-            f"Only an array in a folder opens as zarr; this cache is {array.location.url}. Open it as dask or xarray, "
-            "or bring it here with `featpipe cache pull`."
-        )
     import zarr  # takes longer to import than all else here
 
-    opened = zarr.open_array(array.folder / GROUP / FEATURES, mode="r")
+    if array.location.remote:
+        from featpipe.store._zarr_view import ArrayView
+
+        opened = zarr.open_array(ArrayView(array), mode="r")
+    else:
+        opened = zarr.open_array(array.folder / GROUP / FEATURES, mode="r")
     assert isinstance(opened, zarr.Array)
     return opened
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,6 +14,7 @@ import numpy as np
 from featpipe.errors import RequestError
 from featpipe.store._layout import ArrayLayout
 from featpipe.store._shard import ShardFile
+from featpipe.store.location._ranges import GAP
 
 _SMALL_READ = 4 << 20  # bytes; below it threads cost more than they save
 _DIRECT_ROW = 16 << 10  # bytes; from it on a read per row beats a read of the chunk and a copy
@@ -21,6 +23,7 @@ _PIECES_PER_THREAD = 4  # so that threads end at about the same time
 MOST_THREADS = 4
 _REMOTE_PIECE = 16 << 20  # bytes that one thread fetches at a time
 _WHOLE_FILE = 64 << 20  # bytes; a file up to this size is fetched whole where half of it is wanted
+_HELD = 1 << 29  # bytes under way at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,15 @@ def checked_rows(rows: np.ndarray | None, n_stimuli: int) -> np.ndarray:
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return the array to read into, a new one if none is given. Raises `RequestError`."""
     if out is None:
-        return np.empty(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than can be counted
+            gigabytes = math.prod(shape) * dtype.itemsize / 1e9
+            raise RequestError(
+                f"{shape[0]} rows of {dtype} of shape {shape[1:]} are {gigabytes:.3g} GB, for which there is no "
+                "memory. "
+                "Read fewer rows at a time."
+            ) from error
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise RequestError(
             f"`out` must be a writeable, C-contiguous {dtype} array of shape {shape}, got {out.dtype} of "
@@ -151,29 +162,91 @@ def read_remote(
     out: np.ndarray,
     *,
     threads: int,
+    whole: bool = False,
 ) -> None:
-    """Carry out requests on files somewhere else: few requests, each of many bytes, several at once."""
-    size = unit_rows(layout)
-    most = max(1, _REMOTE_PIECE // (size * layout.row_bytes))
+    """Carry out requests on files somewhere else: few requests, each of many bytes, several at once.
 
-    def read(piece: Sequence[Request]) -> None:
+    With `whole` files are brought here whole, each by one thread.
+    """
+    size = unit_rows(layout)
+
+    def read(piece: _Piece) -> None:
         scratch = np.empty((size, *layout.row_shape), out.dtype)
-        file = open_shard(piece[0].shard)
-        wanted = len(piece) * size * layout.row_bytes
-        whole = file.size <= _WHOLE_FILE and 2 * wanted >= file.size
-        if whole:
+        file = open_shard(piece.requests[0].shard)
+        target = _straight_target(piece, layout, out)
+        if target is not None and file.fetch_into(target):
+            with file:  # its index is checked
+                return
+        if piece.whole:
             file.fetch_all()
+        elif layout.codec == "none":  # where rows lie is known, and the index comes along with them
+            spans = [span for request in piece.requests for span in _spans(file, request, layout)]
+            file.prepare([file.index_span, *spans])
         with file:
-            if not whole:
-                file.prepare([span for request in piece for span in _spans(file, request, layout)])
-            for request in piece:
+            if not piece.whole and layout.codec != "none":
+                file.prepare([span for request in piece.requests for span in _spans(file, request, layout)])
+            for request in piece.requests:
                 _read_unit(file, request, layout, out, scratch)
 
-    by_shard = (list(some) for _, some in groupby(requests, key=lambda request: request.shard))
-    pieces = [some[at : at + most] for some in by_shard for at in range(0, len(some), most)]
-    with ThreadPoolExecutor(threads, thread_name_prefix="fetch") as pool:
+    pieces = _pieces(requests, layout, whole=whole)
+    at_once = max([1, *(piece.n_bytes for piece in pieces)])
+    with ThreadPoolExecutor(max(1, min(threads, _HELD // at_once)), thread_name_prefix="fetch") as pool:
         for _ in pool.map(read, pieces):
             pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one thread fetches at a time, all of one shard."""
+
+    requests: Sequence[Request]
+    whole: bool
+    n_bytes: int
+
+
+def _straight_target(piece: _Piece, layout: ArrayLayout, out: np.ndarray) -> np.ndarray | None:
+    """Return where all rows of an uncompressed shard go, one behind the other, if that is what is wanted."""
+    first = int(piece.requests[0].places[0])
+    n_rows = len(layout.rows_of(piece.requests[0].shard))
+    places = [int(request.places[0]) - first for request in piece.requests]
+    whole = piece.whole and layout.codec == "none" and sum(len(r.rows) for r in piece.requests) == n_rows
+    there = [request.unit * unit_rows(layout) for request in piece.requests]
+    straight = all(request.straight for request in piece.requests) and places == there
+    return out[first : first + n_rows] if whole and straight else None
+
+
+def _pieces(requests: Sequence[Request], layout: ArrayLayout, *, whole: bool) -> list[_Piece]:
+    pieces = []
+    for shard, some in groupby(requests, key=lambda request: request.shard):
+        wanted = list(some)
+        costs = [_cost(request, layout) for request in wanted]
+        n_bytes = len(layout.rows_of(shard)) * layout.row_bytes  # of the file, or more where it is compressed
+        if whole or (n_bytes <= _WHOLE_FILE and 2 * sum(costs) >= n_bytes):
+            pieces.append(_Piece(wanted, True, 0 if whole else n_bytes))
+            continue
+        pieces += [_Piece(wanted[start:stop], False, sum(costs[start:stop])) for start, stop in _cuts(costs)]
+    return pieces
+
+
+def _cost(request: Request, layout: ArrayLayout) -> int:
+    """Return about how many bytes are fetched for a request, with gaps that no new request is worth."""
+    unit = unit_rows(layout) * layout.row_bytes
+    if layout.codec != "none":
+        return unit
+    rows = np.unique(request.rows)
+    runs = 1 + int(np.count_nonzero(np.diff(rows) > 1))
+    return int(min(unit, len(rows) * layout.row_bytes + runs * GAP))
+
+
+def _cuts(costs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut a list of costs into runs of about `_REMOTE_PIECE` each."""
+    start = total = 0
+    for place, cost in enumerate(costs):
+        if total and total + cost > _REMOTE_PIECE:
+            yield start, place
+            start, total = place, 0
+        total += cost
+    yield start, len(costs)
 
 
 def _spans(file: ShardFile, request: Request, layout: ArrayLayout) -> list[tuple[int, int]]:

@@ -74,8 +74,8 @@ class ShardFile:
     shard : int
     label : callable (shard) -> str
         What to call the shard in errors.
-    size : int, optional
-        Of the file, where it is known.
+    size, sha256 : int and str, optional
+        Of the file, where they are known.
 
     Raises
     ------
@@ -92,13 +92,23 @@ class ShardFile:
         *,
         label: Callable[[int], str],
         size: int | None = None,
+        sha256: str | None = None,
     ) -> None:
         self._layout, self._shard, self._label = layout, shard, label
         self._n_chunks = -(-len(layout.rows_of(shard)) // layout.chunk_rows)
         try:
-            self._file = location.open(name, size)
+            self._file = location.open(name, size, sha256)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self.corrupt("its file is gone") from error
+        if self._file.size > self._largest_size():
+            self._file.__exit__(None, None, None)
+            raise self.corrupt("its file is larger than its rows can be")
+
+    def _largest_size(self) -> int:
+        """Return a bound on the size of the file, which somebody else may have recorded."""
+        chunk_bytes = self._layout.chunk_bytes
+        chunk = chunk_bytes if self._layout.codec == "none" else largest_encoded(chunk_bytes)
+        return self._n_chunks * chunk + self._layout.chunks_per_shard * 2 * _ENTRY.itemsize + CRC_BYTES
 
     def __enter__(self) -> Self:
         self._file.__enter__()
@@ -144,6 +154,13 @@ class ShardFile:
         if self._file.read_into(wanted, offset) < len(wanted):
             raise self.corrupt("its file is shorter than its index says")
 
+    def fetch_into(self, out: np.ndarray) -> bool:
+        """Fetch all of an uncompressed file, its rows straight into `out`; False where that is no gain."""
+        try:
+            return self._file.fetch_into(bytes_of(out))
+        except FileNotFoundError as error:
+            raise self.corrupt("its file is gone") from error
+
     def fetch_all(self) -> None:
         """Hear that all of the file will be read: a remote one comes in one request, index included."""
         self.prepare([(0, self._file.size)])
@@ -152,6 +169,12 @@ class ShardFile:
     def size(self) -> int:
         """Bytes of the file."""
         return self._file.size
+
+    @property
+    def index_span(self) -> tuple[int, int]:
+        """The bytes (start, stop) of the index."""
+        n_bytes = self._layout.chunks_per_shard * 2 * _ENTRY.itemsize + CRC_BYTES
+        return max(0, self._file.size - n_bytes), self._file.size
 
     def prepare(self, spans: Sequence[tuple[int, int]]) -> None:
         """Hear which bytes (start, stop) will be read next."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache
+from featpipe.store._index import INDEX, CacheIndex, index_line
 
 N_STIMULI, SHARD_ROWS = 21, 8  # two whole shards and a short one
 
@@ -79,3 +83,44 @@ def tiny_cache(tmp_path, make_writer, fill):
     """A complete array in a cache, and its rows."""
     writer, rows = make_writer(tmp_path / "cache")
     return fill(writer, rows), rows
+
+
+@pytest.fixture(scope="session")
+def indexed():
+    """Write the index of a cache in a folder, as whoever publishes it does."""
+
+    def write(root):
+        arrays = {}
+        for array in FeatureCache(root).arrays():
+            sealed = (array.folder / "sealed.json").exists()
+            spec = array.spec.document(array.stimuli_digest)
+            arrays[array.key] = index_line(array.key, spec, array.committed, sealed=sealed)
+        (Path(root) / INDEX).write_bytes(CacheIndex(arrays).encode())
+
+    return write
+
+
+def _memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+@pytest.fixture(scope="session")
+def bounded():
+    """Return a context in which little time and memory may be used."""
+    reset = Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")
+    except OSError:
+        pytest.skip("this system does not measure memory at its peak")
+
+    @contextmanager
+    def little(seconds=5, memory=100 << 20):
+        reset.write_text("5")
+        before, start = _memory("VmRSS"), time.process_time()
+        yield
+        used = _memory("VmHWM") - before
+        assert used < memory, f"{used >> 20} MiB at the peak"
+        assert time.process_time() - start < seconds
+
+    return little

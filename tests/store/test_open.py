@@ -39,7 +39,7 @@ def test_an_incomplete_array_is_refused_or_has_nan(tmp_path, make_writer, fill, 
     np.testing.assert_array_equal(np.asarray(open_array(array, form, partial=True)[:]), rows)
 
 
-@pytest.mark.parametrize("form", ["numpy", "dask", "xarray"])
+@pytest.mark.parametrize("form", ["numpy", "zarr", "dask", "xarray"])
 def test_from_a_remote_place_too(make_writer, form):
     pytest.importorskip("obstore")
     pytest.importorskip(_LIBRARY.get(form, "numpy"))
@@ -48,9 +48,20 @@ def test_from_a_remote_place_too(make_writer, form):
     for shard in range(3):
         part = writer.array.layout.rows_of(shard)
         writer.publish(shard, rows[part.start : part.stop], {})
-    np.testing.assert_array_equal(np.asarray(FeatureCache(root).open(writer.array.key, as_=form)[:]), rows)
-    with pytest.raises(RequestError, match=r"Only an array in a folder opens as zarr.*memory://"):
-        FeatureCache(root).open(writer.array.key, as_="zarr")
+    opened = FeatureCache(root).open(writer.array.key, as_=form)
+    np.testing.assert_array_equal(np.asarray(opened[:]), rows)
+    np.testing.assert_array_equal(np.asarray(opened[9:18:3]), rows[9:18:3])
+
+
+def test_zarr_from_a_remote_place_is_read_only_and_lacks_what_is_not_committed(make_writer):
+    pytest.importorskip("obstore")
+    writer, rows = make_writer("memory://open/partial", codec="zstd-fast")
+    writer.publish(1, rows[8:16], {})
+    opened = FeatureCache("memory://open/partial").open(writer.array.key, as_="zarr", partial=True)
+    np.testing.assert_array_equal(opened[8:16], rows[8:16])
+    assert np.isnan(opened[:8]).all()
+    with pytest.raises(RequestError, match="opened to be read"):
+        opened[0] = 0
 
 
 def test_zarr_is_read_only(tiny_cache):

@@ -20,6 +20,7 @@ def rm_command(
 ) -> None:
     """Remove arrays."""
     store = opened(cache)
+    store.location.require_writable()
     arrays = [one_array(store, key) for key in keys]
     if as_json:
         if not yes:

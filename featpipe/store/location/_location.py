@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
 from featpipe.errors import RequestError
 
 Buffers = Iterable[bytes | memoryview]
+T = TypeVar("T")
 PART = 4 << 20  # bytes of a file that are in memory at once while it is copied
 
 
@@ -29,10 +30,14 @@ class StoredFile(ABC):
     def read_into(self, out: memoryview, offset: int) -> int:
         """Fill `out` from `offset` on; return how many bytes there were, fewer only at the end of the file."""
 
-    def read_at(self, length: int, offset: int) -> bytes:
-        """Return up to `length` bytes from `offset` on."""
+    def read_at(self, length: int, offset: int) -> bytes | memoryview:
+        """Return up to `length` bytes from `offset` on, as they are held where that spares a copy."""
         out = bytearray(length)
         return bytes(out[: self.read_into(memoryview(out), offset)])
+
+    def fetch_into(self, out: memoryview) -> bool:
+        """Fetch all of the file, its beginning straight into `out`; False, and nothing done, where that is no gain."""
+        return False
 
     def prepare(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - nothing to do where reading is cheap
         """Hear which (start, stop) will be read next, so that few requests fetch them."""
@@ -48,6 +53,7 @@ class Location(ABC):
     url: str
     threads: int = 4  # that read at once pay off
     remote = True
+    whole_files = False  # whether a file is brought here whole before any of it is read
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
@@ -70,10 +76,13 @@ class Location(ABC):
         """Return what is directly in a folder; nothing where there is no folder."""
 
     @abstractmethod
-    def open(self, name: str, size: int | None = None) -> StoredFile:
-        """Open a file; `size`, where it is known, spares a remote place a request. Raises `FileNotFoundError`."""
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
+        """Open a file; raises `FileNotFoundError`.
 
-    def stream(self, name: str, size: int) -> Iterator[bytes]:
+        `size`, where it is known, spares a remote place a request; with `sha256` a mirror can keep a copy.
+        """
+
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
         """Read a file of `size` bytes from its start to its end, part by part; going on where a line was cut.
 
         What comes is as much as there is: whoever knows what it should be has to check. Raises
@@ -90,6 +99,17 @@ class Location(ABC):
     @abstractmethod
     def has_array(self, folder: str) -> bool:
         """Whether an array's folder is there, so far that it may be opened."""
+
+    def at_hand(self, files: Iterable[tuple[int, str]]) -> bool:
+        """Whether files of these sizes and SHA-256 can be read from this machine's disk."""
+        return not self.remote
+
+    def checked(self, folder: str, check: Callable[[], T]) -> T:
+        """Return what reading and checking files of a folder gives.
+
+        A mirror drops the copies that fail the check, and tries once more with new ones.
+        """
+        return check()
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -130,7 +150,7 @@ class Location(ABC):
         raise NotImplementedError(self.url)
 
     def replace_if(self, name: str, content: bytes, version: Any) -> bool:
-        """Replace a file that is still the version given (None: that is not there); tell whether it was."""
+        """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
         raise NotImplementedError(self.url)
 
     def stamp(self, name: str) -> tuple[Any, float] | None:

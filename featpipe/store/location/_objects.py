@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import secrets
@@ -11,25 +12,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions
 from obstore.store import GCSStore, MemoryStore, S3Store
 
-from featpipe.errors import CacheUnreachable, CacheWriteError, RequestError
-from featpipe.store.location._location import PART, Buffers, Location, StoredFile
+from featpipe.errors import CacheUnreachable, CacheWriteError, MissingDependency, RequestError
+from featpipe.store.location._location import PART, Buffers, Location, StoredFile, T
 from featpipe.store.location._ranges import RangedFile
 
-T = TypeVar("T")
 _ATTEMPTS = 5
 _FIRST_WAIT = 0.2  # seconds; doubled each time
 _STREAM = 8 << 20  # bytes
 _REFUSED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 _FAILED = (*_REFUSED, exceptions.GenericError, exceptions.JoinError, OSError)
-_RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=120)}
-_CLIENT = {"timeout": timedelta(seconds=120), "connect_timeout": timedelta(seconds=20)}
+_PATIENCE = 15.0  # seconds after which a server that gives no answer is not asked again
+# What is slow is waited for, what is silent is not.
+_RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=_PATIENCE)}
+_CLIENT = {
+    "timeout": timedelta(minutes=30),
+    "read_timeout": timedelta(seconds=20),
+    "connect_timeout": timedelta(seconds=5),
+}
+_METADATA = re.compile(r"169\.254\.(169\.254|170\.2)|metadata\.google\.internal|\[?fd00:ec2::254\]?")
 
 
 class Objects(Location):
@@ -69,22 +76,23 @@ class Objects(Location):
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rstrip("/").removeprefix(below) for path in paths]
 
-    def open(self, name: str, size: int | None = None) -> StoredFile:
+    def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
 
-    def stream(self, name: str, size: int) -> Iterator[bytes]:
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
         """See `Location`."""
-        start = attempt = 0
+        start = failed = 0
+        began = time.monotonic()
         while start < size:
             try:
                 for part in self._from(name, start, size):
-                    start, attempt = start + len(part), 0
+                    start, failed, began = start + len(part), 0, time.monotonic()
                     yield part
                 return
             except _FAILED as error:
-                self._pause(error, attempt)
-                attempt += 1
+                self._pause(error, failed, began)
+                failed += 1
 
     def _from(self, name: str, start: int, size: int) -> Any:
         options: Any = {"range": (start, size)} if start else {}
@@ -248,6 +256,8 @@ class Objects(Location):
             return CacheUnreachable(
                 f"{self.url}: there is no such bucket. Check the URL, or make the bucket first."
             )
+        if _METADATA.search(str(error)):  # where a machine in the cloud would find its own
+            return CacheUnreachable(f"{self.url} needs credentials, and none were found. {_CREDENTIALS}")
         return CacheUnreachable(
             f"{self.url} cannot be reached: {_first_line(error)}. Check the network and the address "
             "(AWS_ENDPOINT_URL for "
@@ -255,24 +265,25 @@ class Objects(Location):
         )
 
     def _try(self, work: Callable[[], T]) -> T:
-        """Do what may be cut off in the middle, again if need be."""
+        """Do what may be cut off in the middle, again if need be; a server that keeps still is given up sooner."""
+        began = time.monotonic()
         for attempt in range(_ATTEMPTS):
             try:
                 return work()
             except _FAILED as error:
-                self._pause(error, attempt)
+                self._pause(error, attempt, began)
         raise AssertionError("the last attempt returns or raises")
 
-    def _pause(self, error: BaseException, attempt: int) -> None:
+    def _pause(self, error: BaseException, attempt: int, began: float) -> None:
         """Wait before the next attempt, or raise where none would help."""
         if isinstance(error, _REFUSED):
             raise CacheUnreachable(
-                f"{self.url} refuses access: {_first_line(error)}. Check the credentials (AWS_* or GOOGLE_* variables; "
-                "AWS_SKIP_SIGNATURE=true for a public bucket)."
+                f"{self.url} refuses access: {_first_line(error)}. Check the credentials. {_CREDENTIALS}"
             ) from error
         if isinstance(error, FileNotFoundError | PermissionError):
             raise error
-        if attempt >= _ATTEMPTS - 1 or _is_final(error):
+        silent = bool(_SILENT.search(str(error))) and time.monotonic() - began > _PATIENCE
+        if attempt >= _ATTEMPTS - 1 or silent or _is_final(error):
             raise self._unreachable(error) from error
         time.sleep(_FIRST_WAIT * 2**attempt)
 
@@ -296,6 +307,20 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:300]
 
 
+_SILENT = re.compile(r"error sending request|timed out|error trying to connect|dns error", re.IGNORECASE)
+_CREDENTIALS = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (which needs boto3); for gs:// "
+    "GOOGLE_APPLICATION_CREDENTIALS; for a public bucket AWS_SKIP_SIGNATURE=true or GOOGLE_SKIP_SIGNATURE=true."
+)
+# Any of these and the client finds credentials by itself.
+_FOUND_BY_CLIENT = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SKIP_SIGNATURE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
+_PROFILE_FILES = {"AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials", "AWS_CONFIG_FILE": "~/.aws/config"}
 _MEMORIES: dict[str, MemoryStore] = {}
 
 
@@ -308,4 +333,30 @@ def _store(scheme: str, bucket: str) -> Any:
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT") or ""
     if endpoint.startswith("http://"):
         options["client_options"]["allow_http"] = True
+    if _has_profile():
+        options["credential_provider"] = _profile_credentials()
     return S3Store(bucket, **options)
+
+
+def _has_profile() -> bool:
+    """Whether credentials lie only in the files of the AWS tools, which the client does not read."""
+    if any(os.environ.get(name) for name in _FOUND_BY_CLIENT):
+        return False
+    files = (os.environ.get(name) or usual for name, usual in _PROFILE_FILES.items())
+    return "AWS_PROFILE" in os.environ or any(os.path.exists(os.path.expanduser(file)) for file in files)
+
+
+def _profile_credentials() -> Any:
+    if importlib.util.find_spec("boto3") is None:
+        raise MissingDependency(
+            "The credentials for s3:// lie in a profile of ~/.aws, and reading it needs boto3: pip install boto3. Or "
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    from boto3 import Session
+    from botocore.exceptions import BotoCoreError
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        return Boto3CredentialProvider(Session())
+    except (BotoCoreError, ValueError) as error:
+        raise RequestError(f"The profile of ~/.aws gives no credentials: {error}. {_CREDENTIALS}") from error
