@@ -132,7 +132,7 @@ def peak_megabytes(*words: str) -> float:
 
 def memory(url: str, folder: Path) -> None:
     """Print the peak of push and pull for few rows and for many."""
-    for n_stimuli in (1000, 50_000):
+    for n_stimuli in (1000, 5000, 50_000):
         cache, to = folder / f"rows{n_stimuli}", f"{url}/rows{n_stimuli}"
         filled(cache, n_stimuli, (WIDTH,))
         show = peak_megabytes("cache", "ls", "--cache", str(cache))
