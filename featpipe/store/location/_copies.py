@@ -82,7 +82,8 @@ class Copies:
                 file = OpenFile(str(part))
                 place = self._path(sha256)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(part, place)
+                with self._lock:  # whoever looks for room counts it once
+                    os.replace(part, place)
                 return file
 
     def keep(self, path: Path, content: bytes) -> None:
@@ -131,8 +132,10 @@ class Copies:
     def _evict(self, size: int) -> int:
         """Make room for a file, and return how much there is then."""
         _remove_left(self.folder / "tmp")
+        under_way = list(
+            _files(self.folder, "tmp/*")
+        )  # first: one that is done meanwhile counts twice, not never
         used = sorted(_files(self.folder, "shards/*/*"))
-        under_way = _files(self.folder, "tmp/*")
         room = self.limit - sum(n_bytes for _, n_bytes, _ in (*used, *under_way))
         for _, n_bytes, path in used:
             if room >= size:
