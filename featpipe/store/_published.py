@@ -11,7 +11,8 @@ from typing import Any
 from featpipe.errors import CacheCorrupt, CacheWriteError, RequestError
 from featpipe.store._array import ARRAYS, array_folder, read_spec
 from featpipe.store._commits import committed_shards
-from featpipe.store._index import HEX_DIGEST, INDEX, LARGEST_INDEX, MOST_SHARDS, CacheIndex, index_line
+from featpipe.store._index import HEX_DIGEST, INDEX, LARGEST_INDEX, CacheIndex, index_line
+from featpipe.store._layout import MOST_SHARDS
 from featpipe.store._seal import SEAL
 from featpipe.store._static import SPEC
 from featpipe.store.location import Location

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,15 @@ def checked_rows(rows: np.ndarray | None, n_stimuli: int) -> np.ndarray:
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return the array to read into, a new one if none is given. Raises `RequestError`."""
     if out is None:
-        return np.empty(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than can be counted
+            gigabytes = math.prod(shape) * dtype.itemsize / 1e9
+            raise RequestError(
+                f"{shape[0]} rows of {dtype} of shape {shape[1:]} are {gigabytes:.3g} GB, for which there is no "
+                "memory. "
+                "Read fewer rows at a time."
+            ) from error
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise RequestError(
             f"`out` must be a writeable, C-contiguous {dtype} array of shape {shape}, got {out.dtype} of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from featpipe.store._seal import LARGEST_SEAL, SEAL, encode_seal
 from featpipe.store._static import STATIC_NAMES, static_files
 from featpipe.store._stimuli import FILE, load_stimuli, stimuli_folder
 from featpipe.store.location import Location
+
+_SHOWN = 20  # files that do not belong, by name
 
 Progress = Callable[[int, int], None]
 
@@ -92,7 +95,11 @@ def verify_arrays(
         found = _static_problems(array)
         problems += found
         # What every commit has to say again, unless it is known to be wrong.
-        static = {} if found else _static_digests(array)
+        static: dict[str, str] = {}
+        try:
+            static = {} if found else _static_digests(array)
+        except FileNotFoundError as error:
+            problems.append(Problem(key, None, None, array.base, f"a file is gone: {error}"))
         tasks += [_Task(array, s, static) for s in _sampled(sorted(array.committed), sample)]
     threads = location.threads if location.remote else default_threads()
     with ThreadPoolExecutor(threads) as pool:
@@ -125,7 +132,10 @@ def _static_problems(array: CachedArray) -> list[Problem]:
         except (CacheCorrupt, CacheReadError) as error:
             found.append(problem(name, str(error)))
     strangers = set(array.location.names(f"{array.base}/{COMMITS}")) - {f"{s}.json" for s in array.committed}
-    found += [problem(f"{COMMITS}/{name}", "it is no commit record") for name in sorted(strangers)]
+    shown = heapq.nsmallest(_SHOWN, strangers)
+    found += [problem(f"{COMMITS}/{name}", "it is no commit record") for name in shown]
+    if more := len(strangers) - len(shown):
+        found.append(problem(COMMITS, f"{more} more files are no commit records"))
     return found + [problem(SEAL, what) for what in _seal_problems(array)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from featpipe.errors import RequestError
 
 Buffers = Iterable[bytes | memoryview]
 T = TypeVar("T")
+PART = 4 << 20  # bytes of a file that are in memory at once while it is copied
 
 
 class StoredFile(ABC):
@@ -81,6 +82,16 @@ class Location(ABC):
         `size`, where it is known, spares a remote place a request; with `sha256` a mirror can keep a copy.
         """
 
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
+        """Read a file of `size` bytes from its start to its end, part by part; going on where a line was cut.
+
+        What comes is as much as there is: whoever knows what it should be has to check. Raises
+        `FileNotFoundError`.
+        """
+        with self.open(name, size) as file:
+            for start in range(0, file.size, PART):
+                yield file.read_at(PART, start)
+
     @abstractmethod
     def digest(self, name: str) -> str:
         """Return the SHA-256 of a file in hex; raises `FileNotFoundError`."""
@@ -130,16 +141,16 @@ class Location(ABC):
         """Write a file that may change, whole; the only ones are lists that can be made again."""
         raise NotImplementedError(self.url)
 
-    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
-        """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
-        raise NotImplementedError(self.url)
-
     def set_aside(self, name: str, label: str) -> str | None:
         """Move a damaged file or folder to ``aside/LABEL-…``; return its new name, None when it is not there."""
         raise NotImplementedError(self.url)
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it."""
+        raise NotImplementedError(self.url)
+
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
         raise NotImplementedError(self.url)
 
     def stamp(self, name: str) -> tuple[Any, float] | None:
