@@ -110,8 +110,8 @@ class ArrayLayout:
                 raise ValueError("it is not the metadata of an array of features")
         except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise CacheCorrupt(
-                f"{path} does not describe features as this cache stores them ({str(error)[:200]}). Run `featpipe cache "
-                "verify` and extract this array again."
+                f"{path} does not describe features as this cache stores them ({str(error)[:200]}). Run `featpipe "
+                "cache verify` and extract this array again."
             ) from error
         return layout
 
