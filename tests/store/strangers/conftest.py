@@ -451,11 +451,14 @@ def _relined(line, **fields):
 
 def pytest_generate_tests(metafunc):
     """Run a test that takes `damage` once a variant; in a folder there is no index to damage."""
-    if "damage" in metafunc.fixturenames:
-        names = [
-            n for n in VARIANTS if "served" in metafunc.fixturenames or not n.startswith(("index", INDEX))
-        ]
-        metafunc.parametrize(("name", "damage", "must_fail"), [(n, *VARIANTS[n]) for n in names], ids=names)
+    if "damage" not in metafunc.fixturenames:
+        return
+    names = list(VARIANTS)
+    if "s3_bucket" in metafunc.fixturenames:
+        names = metafunc.module.IN_A_BUCKET
+    elif "served" not in metafunc.fixturenames:
+        names = [name for name in names if not name.startswith(("index", INDEX))]
+    metafunc.parametrize(("name", "damage", "must_fail"), [(n, *VARIANTS[n]) for n in names], ids=names)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from featpipe.cli._console import note, say
 from featpipe.cli.cache._ls import ls_command
 from featpipe.cli.cache._show import show_command
 from featpipe.errors import FeatpipeError
+from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache
 from featpipe.testing import file_server
 
@@ -132,3 +133,40 @@ def test_behind_a_web_server(good, served, bounded, capsys, monkeypatch, name, d
 def test_a_good_cache_is_read(good, bounded, capsys):
     look(good, (), bounded, capsys)
     assert all(outcome(action, good) is None for action in ACTIONS)
+
+
+def test_names_of_a_strangers_making_are_shown_and_not_obeyed(tmp_path, make_strange, bounded, capsys):
+    """All checksums are right, so it is a good cache; only its names are bad."""
+    escapes = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202etxt.\r\n\x00\x7f"
+    ids = tuple(f"{escapes}{row}" for row in range(9))
+    manifest = StimulusManifest(ids, ("0" * 64,) * 9, escapes, escapes)
+    told = {"weights_label": escapes, escapes: [escapes], "model_asked": escapes, "layer_order": 3}
+    root = make_strange(tmp_path / "cache", manifest, told, layer=escapes, model=f"imported:{escapes}")
+    for action in ("ls", "show", "verify", "read"):
+        assert outcome(action, root) is None
+        shown = "".join(capsys.readouterr())
+        require_plain(shown)
+        assert action not in ("ls", "show") or r"\x1b[31mred" in shown
+    assert FeatureCache(root).arrays()[0].ids == ids
+
+
+IN_A_BUCKET = (
+    "metadata: 2^31 stimuli",
+    "commit: size 2^53",
+    "commit: size 64 MiB",
+    "seal: more commits",
+    "stimuli: one id",
+    "chunk: a zstd bomb without its size",
+    "sealed.json is 10 MiB",
+    "spec.json is deep",
+)
+
+
+def test_in_a_bucket(copied, s3_bucket, bounded, capsys, name, damage, must_fail):
+    obstore = pytest.importorskip("obstore")
+    damage(copied)
+    store = obstore.store.from_url(s3_bucket)
+    for path in copied.rglob("*"):
+        if path.is_file():
+            obstore.put(store, str(path.relative_to(copied)), path.read_bytes())
+    look(s3_bucket, must_fail, bounded, capsys)
