@@ -111,8 +111,7 @@ class ArrayLayout:
         except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise CacheCorrupt(
                 f"{path} does not describe features as this cache stores them ({str(error)[:200]}). Run `featpipe "
-                "cache "
-                "verify` and extract this array again."
+                "cache verify` and extract this array again."
             ) from error
         return layout
 

@@ -80,8 +80,7 @@ def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype)
             gigabytes = math.prod(shape) * dtype.itemsize / 1e9
             raise RequestError(
                 f"{shape[0]} rows of {dtype} of shape {shape[1:]} are {gigabytes:.3g} GB, for which there is no "
-                "memory. "
-                "Read fewer rows at a time."
+                "memory. Read fewer rows at a time."
             ) from error
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise RequestError(
