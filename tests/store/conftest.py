@@ -115,7 +115,7 @@ def bounded():
         pytest.skip("this system does not measure memory at its peak")
 
     @contextmanager
-    def little(seconds=5, memory=100 << 20):
+    def little(seconds=5, memory=160 << 20):
         reset.write_text("5")
         before, start = _memory("VmRSS"), time.process_time()
         yield

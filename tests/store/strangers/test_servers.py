@@ -215,6 +215,8 @@ def at_once(monkeypatch):
     monkeypatch.setattr("featpipe.store.location._web._FIRST_WAIT", 0.001)
 
 
+# urllib3 lets go of a connection with two lengths without closing it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("what", WAYS)
