@@ -66,7 +66,7 @@ class CachedArray:
                 f"There is no array {key!r} in {folder.parent.parent}. `featpipe cache ls` lists those that "
                 "are there."
             )
-        spec, digest = _read_spec(folder / SPEC, key)
+        spec, digest = read_spec(folder / SPEC, key)
         path = folder / FEATURES_METADATA
         layout = ArrayLayout.parse(path, parse_json(path, read_bytes(path)))
         if layout.dtype != spec.store_dtype:
@@ -231,7 +231,8 @@ class CachedArray:
             )
 
 
-def _read_spec(path: Path, key: str) -> tuple[FeatureSpec, str]:
+def read_spec(path: Path, key: str) -> tuple[FeatureSpec, str]:
+    """Return the spec and the digest of the stimulus set; raises `CacheCorrupt` unless they have the key."""
     content = read_bytes(path)
     found = hashlib.sha256(content).hexdigest()
     if found != key:

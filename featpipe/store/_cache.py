@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.errors import FeatpipeError, FeaturesNotCached, RequestError
+from featpipe.errors import FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import CachedArray
@@ -20,7 +20,7 @@ from featpipe.store._commits import commit_path
 from featpipe.store._layout import DTYPES, ArrayLayout
 from featpipe.store._publish import set_aside, staging
 from featpipe.store._stimuli import StoredStimuli, load_stimuli, store_stimuli
-from featpipe.store._verify import Problem, Progress, verify_arrays, verify_stimuli
+from featpipe.store._verify import Problem, Progress, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter, create_array, open_writer
 
 SHARD_ROWS = 256
@@ -194,6 +194,7 @@ class FeatureCache:
         keys: Iterable[str] | None = None,
         *,
         sample: int | None = None,
+        seed: int | None = None,
         progress: Progress | None = None,
     ) -> list[Problem]:
         """Compare every byte with what was written; shards that are missing are no problem.
@@ -204,29 +205,16 @@ class FeatureCache:
             Arrays to look at, with their stimulus sets; all arrays and sets by default.
         sample : int, optional
             Read only so many shards of each array, chosen at random.
+        seed : int, optional
+            Of that choice; by default it is another one each time.
         progress : callable (shards done, shards in all), optional
 
         Returns
         -------
         problems : list of Problem
         """
-        wanted = self.keys() if keys is None else list(keys)
-        cache = FeatureCache(self.root)  # nothing remembered: what counts is what is on disk now
-        sets = _digests_in(self.root / "stimuli") if keys is None else cache._sets_of(wanted)
-        problems = verify_stimuli(self.root, [self._stimuli_folder(digest) for digest in sets])
-        folders = [self.root / "arrays" / key for key in wanted]
-        return problems + verify_arrays(self.root, folders, cache.array, sample=sample, progress=progress)
-
-    def _sets_of(self, keys: Iterable[str]) -> list[str]:
-        found = set()
-        for key in keys:
-            try:
-                found.add(self.array(key).stimuli_digest)
-            except FeaturesNotCached:
-                raise
-            except FeatpipeError:
-                continue  # reported with the array
-        return sorted(found)
+        scope = Scope(None if keys is None else tuple(keys), sample, seed)
+        return verify_cache(self.root, scope, progress=progress)
 
     def _manifest(self, digest: str) -> StimulusManifest:
         return self.stimuli(digest).manifest

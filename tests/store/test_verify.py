@@ -27,20 +27,51 @@ def flip(rng):
     return change
 
 
-@pytest.mark.parametrize("codec", ["none", "zstd-fast"])
-def test_a_flipped_byte_anywhere_is_found(tmp_path, make_writer, fill, flip, rng, codec):
-    array = fill(*make_writer(tmp_path, codec=codec))
-    cache = FeatureCache(tmp_path)
+@pytest.fixture
+def two_arrays(tmp_path, make_writer, fill):
+    """A cache of two arrays of one set, one compressed and one not, and the keys."""
+    arrays = [fill(*make_writer(tmp_path, codec=codec, layer=codec)) for codec in ("none", "zstd-fast")]
+    return FeatureCache(tmp_path), [array.key for array in arrays]
+
+
+def _index_bytes(array):
+    return 16 * array.layout.chunks_per_shard + 4
+
+
+def _places(cache, key):
+    """Return kind -> list of (path, first byte, behind the last, shard or None)."""
+    array = cache.array(key)
+    shards = [(array.shard_path(s), s) for s in sorted(array.committed)]
+    sizes = {path: path.stat().st_size for path, _ in shards}
+    static = [path for path in array.folder.rglob("*") if path.is_file() and path.parent.name != "commits"]
+    static = [path for path in static if path not in sizes]
+    chunks = [path for path in static if path.suffix != ".json"]
+    return {
+        "data": [(path, 0, sizes[path] - _index_bytes(array), s) for path, s in shards],
+        "index": [(path, sizes[path] - _index_bytes(array), sizes[path], s) for path, s in shards],
+        "commit": [(array.folder / f"commits/{s}.json", 0, None, s) for _, s in shards],
+        "metadata": [(path, 0, None, None) for path in sorted(set(static) - set(chunks))],
+        "ids and digests": [(path, 0, None, None) for path in sorted(chunks)],
+    }
+
+
+def test_a_flipped_byte_anywhere_is_found_and_put_down_to_its_rows(two_arrays, flip, rng):
+    """400 flips: data, index, commit, metadata, ids and digests of both arrays, and the stimulus set."""
+    cache, keys = two_arrays
     assert cache.verify() == []
-    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    assert len(files) == 1 + 7 + 3 + 3  # stimuli, static, shards, commits
-    for number in range(84):
-        path = files[number % len(files)]
-        restore = flip(path, int(rng.integers(path.stat().st_size)))
+    places = {(key, kind): where for key in keys for kind, where in _places(cache, key).items()}
+    stimuli = cache.root / "stimuli" / cache.array(keys[0]).stimuli_digest / "stimuli.json"
+    places[stimuli.parent.name, "stimuli"] = [(stimuli, 0, None, None)]
+    for (key, kind), where in list(places.items()) * 36:
+        path, start, stop, shard = where[int(rng.integers(len(where)))]
+        restore = flip(path, int(rng.integers(start, stop or path.stat().st_size)))
         found = cache.verify()
-        assert found, path
-        assert {problem.key for problem in found} <= {array.key, array.stimuli_digest}
-        assert any(str(path.relative_to(tmp_path)).startswith(problem.file) for problem in found)
+        file = str(path.relative_to(cache.root))
+        assert file in {problem.file for problem in found}, (kind, found)
+        assert {problem.key for problem in found} == {key}, (kind, found)
+        if shard is not None:
+            rows = cache.array(key).layout.rows_of(shard)
+            assert [(p.shard, p.rows) for p in found] == [(shard, (rows.start, rows.stop))], (kind, found)
         restore()
     assert cache.verify() == []
 
@@ -110,7 +141,7 @@ def test_a_spec_under_another_key_is_corrupt(tiny_cache):
     array.folder.rename(array.folder.with_name("0" * 64))
     with pytest.raises(CacheCorrupt, match=r"0{64} holds a spec.json of another key .*cache rm"):
         FeatureCache(array.root).arrays()
-    assert [problem.key for problem in FeatureCache(array.root).verify()] == ["0" * 64]
+    assert {problem.key for problem in FeatureCache(array.root).verify()} == {"0" * 64}
 
 
 @pytest.mark.parametrize(
