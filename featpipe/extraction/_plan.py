@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,10 +70,14 @@ def known_shard_rows(cache: FeatureCache, stimuli_digest: str) -> int | None:
     return None
 
 
-def missing_shards(cache: FeatureCache, targets: Sequence[Target], n_shards: int) -> dict[Target, list[int]]:
-    """Return the shards that each target lacks; targets that lack none are left out."""
+def missing_shards(
+    cache: FeatureCache, targets: Sequence[Target], n_shards: int, only: Collection[int] | None = None
+) -> dict[Target, list[int]]:
+    """Return the shards that each target lacks, of these only; targets that lack none are left out."""
     there = set(cache.keys())
     lacks = {t: cache.array(t.key).missing if t.key in there else list(range(n_shards)) for t in targets}
+    if only is not None:
+        lacks = {target: [shard for shard in shards if shard in only] for target, shards in lacks.items()}
     return {target: shards for target, shards in lacks.items() if shards}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -63,14 +63,14 @@ class Run:
         self._found_size: int | None = (after.batch_size or None) if after else None
         self._forward: Forward | None = None
 
-    def work(self) -> None:
-        """Do all that is missing; a network is built only where rows cannot be copied."""
+    def work(self, only: Collection[int] | None = None) -> None:
+        """Do all that is missing, or only what these shards miss; a network is built only where rows cannot be copied."""
         pools = {target: Pool(self.cache, target, self.stimuli.manifest) for target in self.targets}
         known = known_shard_rows(self.cache, self.stimuli.digest)
         wanted = known or self.means.shard_rows or self.shard_rows(self.row_shapes(pools))
         # Another run may have added the set a moment ago, with shards of another size: the first one decides.
         shard_rows = self.cache.add_stimuli(self.stimuli.manifest, shard_rows=wanted).shard_rows
-        lacks = missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows))
+        lacks = missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows), only)
         jobs = list(shard_jobs(lacks, pools, n_stimuli=len(self.stimuli), shard_rows=shard_rows))
         self.dims = {target: pool.arrays[0].dims for target, pool in pools.items() if pool.arrays}
         with ShardWriter(self.cache, self.stimuli.manifest, self.means.codec, self.dims) as writer:
