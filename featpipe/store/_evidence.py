@@ -45,17 +45,21 @@ class Evidence:
 
 def evidence_of(folder: Path) -> Evidence:
     """Read what is left of an array; raises nothing, whatever is damaged."""
-    spec, digest, problem = None, "", ""
-    try:
-        with open_plain(folder / SPEC, LARGEST):
-            spec, digest = read_spec(folder / SPEC, folder.name)
-    except (FeatpipeError, OSError) as error:
-        problem = reason(error)
+    spec, digest, problem = spec_of(folder)
     layouts = [layout for layout in _layouts(folder) if spec is None or layout.dtype == spec.store_dtype]
     said = _said(folder, layouts)
     confirmed = (layout for layout in layouts if _digest_of(layout) == said.get(FEATURES_METADATA))
     layout = next(confirmed, layouts[0] if layouts else None)
     return Evidence(spec, digest, layout, said, problem)
+
+
+def spec_of(folder: Path) -> tuple[FeatureSpec | None, str, str]:
+    """Return the spec of an array, the digest of its stimulus set, and what is wrong where there is none."""
+    try:
+        with open_plain(folder / SPEC, LARGEST):
+            return *read_spec(folder / SPEC, folder.name), ""
+    except (FeatpipeError, OSError) as error:
+        return None, "", reason(error)
 
 
 def read_plain(path: Path, largest: int = LARGEST) -> bytes:

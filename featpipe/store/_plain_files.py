@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -30,7 +31,12 @@ class Entry:
 
 def open_plain(path: Path, largest: int) -> BinaryIO:
     """Open a plain file of at most so many bytes; raises `CacheCorrupt` for anything else, or `OSError`."""
-    handle = os.open(path, _FLAGS)
+    try:
+        handle = os.open(path, _FLAGS)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise CacheCorrupt("it is a symbolic link; a cache holds plain files and folders") from error
     status = os.fstat(handle)
     if stat.S_ISREG(status.st_mode) and status.st_size <= largest:
         return os.fdopen(handle, "rb", buffering=0)

@@ -19,19 +19,26 @@ from typing import TypeVar
 
 from featpipe.errors import FeatpipeError, FeaturesNotCached
 from featpipe.store._commits import COMMITS, commit_path
-from featpipe.store._evidence import Evidence, evidence_of, reason, sound_commit
+from featpipe.store._evidence import Evidence, evidence_of, reason, sound_commit, spec_of
 from featpipe.store._layout import ArrayLayout
 from featpipe.store._plain_files import FOLDER, entries_of, size_and_digest
 from featpipe.store._reading import default_threads
 from featpipe.store._set_check import SetFacts, check_set
-from featpipe.store._static import DIGESTS_CHUNK, IDS_CHUNK, SPEC, STATIC_NAMES, metadata_files
+from featpipe.store._static import (
+    DIGESTS_CHUNK,
+    FEATURES_METADATA,
+    GROUP_METADATA,
+    IDS_CHUNK,
+    SPEC,
+    STATIC_NAMES,
+    metadata_files,
+)
 from featpipe.store._stimuli import FILE as STIMULI_FILE
 from featpipe.store._strangers import look_around
 
 Progress = Callable[[int, int], None]
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _LARGEST_STATIC = 1 << 32
-_LARGEST_SHARD = 1 << 62
 _AHEAD = 16  # what is handed to the threads at a time
 
 Item = TypeVar("Item")
@@ -172,7 +179,7 @@ class _Check:
 
     def sets(self, keys: Iterable[str]) -> None:
         """Check the stimulus sets in scope, and those that the arrays name."""
-        named = {evidence_of(self._root / "arrays" / key).stimuli_digest for key in keys} - {""}
+        named = {digest for key in keys if (digest := spec_of(self._root / "arrays" / key)[1])}
         digests = sorted(named | set(_listed(self._root, "stimuli") if self._scope.keys is None else ()))
         for digest, (facts, found) in zip(digests, self._each(self._set, digests), strict=True):
             self.problems += found
@@ -221,7 +228,7 @@ class _Check:
         wrong = _static_problems(folder, evidence, facts)
         found = [
             Problem(key, None, None, f"arrays/{key}/{name}".rstrip("/"), what)
-            for name, what in [*wrong.items(), *around.strangers]
+            for name, what in (wrong | dict(around.strangers)).items()
         ]
         if evidence.layout is None:
             return _Look(found, [])
@@ -252,6 +259,10 @@ def _commit_names(folder: Path) -> list[str]:
 def _static_problems(folder: Path, evidence: Evidence, facts: SetFacts | None) -> dict[str, str]:
     """Compare the files that never change with what the spec, the stimuli and the commits call for."""
     wrong = {SPEC: evidence.spec_problem} if evidence.spec_problem else {}
+    if evidence.layout is None:
+        wrong |= dict.fromkeys(
+            (FEATURES_METADATA, GROUP_METADATA), "it does not describe features as we store them"
+        )
     expected = _expected(evidence, facts)
     for name in STATIC_NAMES:
         if name in wrong:
@@ -310,7 +321,7 @@ class _Shard:
         except (FeatpipeError, OSError) as error:
             return [self._problem(commit, reason(error))]
         try:
-            size, sha256 = size_and_digest(path, _LARGEST_SHARD)
+            size, sha256 = size_and_digest(path, largest=record["size"])
         except (FeatpipeError, OSError) as error:
             return [self._problem(path, reason(error))]
         if size != record["size"]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 
 from featpipe.errors import CacheCorrupt, FeatpipeError, RequestError
 from featpipe.spec import canonical_json
+from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache, Problem
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
@@ -221,3 +226,149 @@ def test_json_that_is_none_is_refused(tiny_cache, content, name):
     with pytest.raises(FeatpipeError, match=r"zarr\.json|0\.json"):
         FeatureCache(array.root).array(array.key).commit(0)
     assert FeatureCache(array.root).verify()
+
+
+def _problems_of(cache, file):
+    return [problem.what for problem in cache.verify() if problem.file.endswith(file)]
+
+
+def _pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def _link(path):
+    away = next(folder for folder in path.parents if folder.name == "cache").with_name("away")
+    path.rename(away)
+    path.symlink_to(away)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (_pipe, "neither file nor folder|no plain file"),
+        (_folder, "folder|plain file"),
+        (lambda path: path.write_bytes(b""), "bytes|read|begin|call for|written|another key"),
+        (lambda path: os.truncate(path, 1 << 40), "bytes|larger"),  # a terabyte that takes no room
+        (lambda path: path.unlink(), "not there|gone"),
+        (_link, "link"),
+    ],
+    ids=["pipe", "folder", "empty", "terabyte", "gone", "link"],
+)
+@pytest.mark.parametrize(
+    "name",
+    ["spec.json", "data.zarr/zarr.json", "data.zarr/features/zarr.json", "data.zarr/stimulus/c/0", "commits/1.json",
+     "data.zarr/features/c/1/0/0/0", "stimuli.json"],
+)  # fmt: skip
+def test_no_damage_stops_it(tiny_cache, name, damage, word):
+    """Whatever stands where a file should be is reported, under its name, and nothing else is but what hangs on it."""
+    array, _ = tiny_cache
+    sets = array.root / "stimuli" / array.stimuli_digest
+    path = (sets if name == "stimuli.json" else array.folder) / name
+    damage(path)
+    cache = FeatureCache(array.root)
+    if name == "commits/1.json" and not os.path.lexists(path):
+        assert cache.verify() == []  # a shard without a commit is no damage
+        return
+    assert re.search(word, " ".join(_problems_of(cache, name)))
+    assert {problem.key for problem in cache.verify()} <= {array.key, array.stimuli_digest}
+
+
+@pytest.mark.parametrize(
+    "place", ["", "data.zarr", "data.zarr/features", "data.zarr/features/c/1/0/0", "commits"]
+)
+def test_what_the_format_does_not_name_is_found(tiny_cache, place):
+    array, _ = tiny_cache
+    cache = FeatureCache(array.root)
+    (array.folder / place / "notes.txt").write_text("mine")
+    (array.folder / place / "more").mkdir()
+    assert {problem.file.rsplit("/", 1)[1] for problem in cache.verify()} == {"notes.txt", "more"}
+
+
+def test_strays_beside_arrays_and_sets_are_found(tiny_cache):
+    array, _ = tiny_cache
+    cache = FeatureCache(array.root)
+    (cache.root / "arrays/old").mkdir()
+    (cache.root / "stimuli/readme").write_text("")
+    (cache.root / "stimuli" / array.stimuli_digest / "copy.json").write_text("")
+    assert [problem.file.rsplit("/", 1)[1] for problem in cache.verify()] == ["old", "readme", "copy.json"]
+    assert len(cache.verify([array.key])) == 1  # what lies beside is not looked at with a key
+
+
+def test_a_seal_is_no_stranger(tiny_cache):
+    array, _ = tiny_cache
+    (array.folder / "sealed.json").write_bytes(b"{}")
+    assert not _problems_of(FeatureCache(array.root), "sealed.json")
+
+
+def test_a_shard_without_a_commit_is_no_damage(tiny_cache):
+    array, _ = tiny_cache
+    (array.folder / "commits/1.json").unlink()
+    array.shard_path(1).write_bytes(b"half")
+    assert FeatureCache(array.root).verify() == []
+
+
+def test_files_that_may_not_be_read_are_problems(tiny_cache, monkeypatch):
+    array, _ = tiny_cache
+    opened = os.open
+
+    def refuse(path, *how, **more):
+        if str(path).endswith(("commits/0.json", "c/1/0/0/0", "stimulus/c/0")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *how, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    found = FeatureCache(array.root).verify()
+    assert ["Permission denied" in problem.what for problem in found] == [True] * 3
+
+
+def test_a_seed_draws_the_same_shards_again(tmp_path, make_writer, fill, flip):
+    array = fill(*make_writer(tmp_path, n_stimuli=80))
+    cache = FeatureCache(tmp_path)
+    flip(array.shard_path(3), 1)
+    seen = [bool(cache.verify(sample=2, seed=seed)) for seed in range(30)]
+    assert seen == [bool(cache.verify(sample=2, seed=seed)) for seed in range(30)]
+    assert 0 < sum(seen) < 20  # two of ten shards: a fifth of the seeds see it
+
+
+def test_two_sound_metadata_that_differ_are_told_apart_by_the_commits(tiny_cache):
+    """Another name of an axis is as good as any, but not what the shards were committed beside."""
+    array, _ = tiny_cache
+    path = array.folder / "data.zarr/features/zarr.json"
+    path.write_bytes(path.read_bytes().replace(b'"height"', b'"heighu"'))
+    assert [problem.file for problem in FeatureCache(array.root).verify()] == [
+        str(path.relative_to(array.root))
+    ]
+
+
+@pytest.mark.parametrize("n_stimuli", [1, 21, 40_000])
+@pytest.mark.parametrize("name", ['a"b\\c', "bïld\u2028\x01", "x" * 300])
+def test_a_set_of_any_size_and_ids_is_read_in_blocks(tmp_path, n_stimuli, name):
+    from featpipe.store._set_check import check_set
+    from featpipe.store._static import encode_ids
+
+    ids = tuple(f"{name}{row}" for row in range(n_stimuli))
+    manifest = StimulusManifest(ids, tuple(f"{row:064x}" for row in range(n_stimuli)), 'x"]', "],[")
+    FeatureCache(tmp_path).add_stimuli(manifest, shard_rows=16)
+    facts = check_set(tmp_path / "stimuli" / manifest.digest / "stimuli.json", manifest.digest)
+    chunks = encode_ids(ids), bytes.fromhex("".join(manifest.sha256))
+    assert (facts.n_stimuli, facts.shard_rows, facts.ids_size) == (n_stimuli, 16, len(chunks[0]))
+    assert (facts.ids_sha256, facts.digests_sha256) == tuple(hashlib.sha256(c).hexdigest() for c in chunks)
+
+
+def test_a_set_with_an_id_twice_is_found(tmp_path):
+    from featpipe.spec import digest_of
+    from featpipe.store._documents import with_checksum
+    from featpipe.store._set_check import check_set
+
+    images = [["a", "0" * 64], ["a", "1" * 64]]
+    (tmp_path / "s.json").write_bytes(
+        with_checksum({"format": 1, "images": images, "name": "", "shard_rows": 8, "source": ""})
+    )
+    with pytest.raises(CacheCorrupt, match="two of its images have one id"):
+        check_set(tmp_path / "s.json", digest_of(images))

@@ -29,12 +29,17 @@ def opened(cache: str) -> FeatureCache:
 
 def one_array(store: FeatureCache, key: str) -> CachedArray:
     """Open the one array whose key begins so."""
+    return store.array(full_key(store, key))
+
+
+def full_key(store: FeatureCache, key: str) -> str:
+    """Return the one key that begins so, whether or not the array can be opened."""
     found = [full for full in store.keys() if full.startswith(key)]
     if not found:
         raise FeaturesNotCached(f"{store.root} has no array {key!r}. `featpipe cache ls` lists the keys.")
     if len(found) > 1:
         raise AmbiguousFeatures(f"{len(found)} keys begin with {key!r}: give more digits.")
-    return store.array(found[0])
+    return found[0]
 
 
 def row_of(array: CachedArray) -> dict[str, Any]:
