@@ -27,6 +27,7 @@
     └── WorkError (RuntimeError)             the work failed; exit code 1
         ├── CacheCorrupt                     bytes are not what was written
         ├── CacheWriteError (OSError)        disk full, read-only, no permission
+        ├── CacheBusy                        somebody else is at it
         ├── NonFiniteFeatures                NaN or overflow in a layer
         └── DeviceOutOfMemory                even at the smallest batch
 
@@ -138,6 +139,10 @@ class CacheCorrupt(WorkError):
 
 class CacheWriteError(WorkError, OSError):
     """The cache cannot be written."""
+
+
+class CacheBusy(WorkError):
+    """Somebody else is at work where one alone may be."""
 
 
 class NonFiniteFeatures(WorkError):

@@ -94,6 +94,14 @@ def extract_command(
             "--shard-rows", help="Rows a shard of a new stimulus set; by default 256, fewer for large layers."
         ),
     ] = None,
+    claim_expiry: Annotated[
+        float,
+        typer.Option(
+            "--claim-expiry",
+            metavar="SECONDS",
+            help="Take over shards of another run that gave no sign of life for so long; at least 120.",
+        ),
+    ] = 150,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Extract what this recipe needs, with --data.")
     ] = None,
@@ -122,7 +130,7 @@ def extract_command(
     from featpipe.extraction import Means, extract
     from featpipe.store import FeatureCache
 
-    means = Means(device, batch_size(size), workers, codec, shard_rows)
+    means = Means(device, batch_size(size), workers, codec, shard_rows, _claim_expiry(claim_expiry))
     if recipe is None:
         _refuse_beside("--model", {"--data": data, "--set": settings}, "They go with --recipe.")
     else:
@@ -205,6 +213,17 @@ def _say_sets(found: dict[str, list[Any]], sayers: Callable[[str], tuple[Any, An
         for name, each in found.items():
             say(f"{name}:")
             _say_each(each, *sayers(name), as_json)
+
+
+def _claim_expiry(seconds: float) -> float:
+    from featpipe.store import LEAST_CLAIM_EXPIRY
+
+    if not LEAST_CLAIM_EXPIRY <= seconds < float("inf"):
+        raise SpecError(
+            f"--claim-expiry is {seconds:g} seconds; it must be at least {LEAST_CLAIM_EXPIRY:g}, because machines "
+            "that share a file system may see each other's files a minute late."
+        )
+    return seconds
 
 
 def _needed(option: str, value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from featpipe.errors import SpecError
 from featpipe.models import ModelCard, ModelRequest
 from featpipe.spec import FeatureSpec, LayerRequest
+from featpipe.store import CLAIM_EXPIRY
 from featpipe.views import USUAL, Augmentation, View
 
 LEAST_BATCH = 8  # rows are bit-equal for batches of a multiple of 8
@@ -68,7 +69,7 @@ def by_view(targets: Sequence[Target]) -> list[list[Target]]:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """How to extract: nothing here enters a cache key, and all of it is recorded beside the rows.
+    """How to extract: nothing here enters a cache key; what rows may depend on is recorded beside them.
 
     Parameters
     ----------
@@ -82,6 +83,9 @@ class Means:
         Of new arrays, see ``cache/README.md``.
     shard_rows : int or None
         Rows a shard of a new stimulus set; None takes 256, or fewer where the layers are large.
+    claim_expiry : float
+        Seconds without a sign of life after which a shard that another run claimed is made here. Runs on
+        several machines need at least `featpipe.store.LEAST_CLAIM_EXPIRY`.
     """
 
     device: str = "auto"
@@ -89,6 +93,7 @@ class Means:
     workers: int | None = None
     codec: str = "auto"
     shard_rows: int | None = None
+    claim_expiry: float = CLAIM_EXPIRY
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_rows"):
@@ -100,6 +105,8 @@ class Means:
                 )
         if self.workers is not None and self.workers < 1:
             raise SpecError(f"There must be at least one decoding worker, got {self.workers}.")
+        if not self.claim_expiry > 0:
+            raise SpecError(f"Claims expire after some seconds, got {self.claim_expiry}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ Pass = tuple[ShardJob, np.ndarray, list[dict[Target, torch.Tensor]], bool]
 
 
 def forward_passes(
-    jobs: Sequence[ShardJob], batches: Iterator[torch.Tensor], forward: Forward, size: int
+    jobs: Iterable[ShardJob], batches: Iterator[torch.Tensor], forward: Forward, size: int
 ) -> Iterator[Pass]:
     """Yield (job, rows, results, whether the job ends here); a job with nothing to compute has no results."""
     for job in jobs:

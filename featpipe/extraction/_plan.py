@@ -77,7 +77,8 @@ def missing_shards(
     there = set(cache.keys())
     lacks = {t: cache.array(t.key).missing if t.key in there else list(range(n_shards)) for t in targets}
     if only is not None:
-        lacks = {target: [shard for shard in shards if shard in only] for target, shards in lacks.items()}
+        wanted = frozenset(only)
+        lacks = {target: [shard for shard in shards if shard in wanted] for target, shards in lacks.items()}
     return {target: shards for target, shards in lacks.items() if shards}
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import platform
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain, tee
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from featpipe.extraction._order import LEAST_BATCH, Means, Order, Progress, Targ
 from featpipe.extraction._passes import forward_passes, in_batches, one_behind, put_parts
 from featpipe.extraction._plan import Pool, ShardJob, known_shard_rows, missing_shards, shard_jobs
 from featpipe.extraction._shards import ShardBuffer, ShardWriter
+from featpipe.extraction._shares import Share
 from featpipe.models import Backbone, ModelCard, describe, load
 from featpipe.stimuli import StimulusSet
-from featpipe.store import SHARD_ROWS, FeatureCache
+from featpipe.store import SHARD_ROWS, ClaimFiles, Claims, FeatureCache, work_of
 
 _SHARD_BYTES = 1 << 29  # of all layers of one shard; two shards are held at a time
 _LIBRARIES = ("featpipe", "torch", "torchvision", "timm", "open_clip_torch", "pillow", "numpy", "zarr")
@@ -58,13 +60,17 @@ class Run:
         self.targets = targets
         self.progress = progress or (lambda done, total: None)
         self.n_computed = self.n_reused = self.batch_size = 0
+        self._done = self._total = 0  # images, of all runs that are at it
         self.device = ""
         self._backbone: Backbone | None = after._backbone if after else None
         self._found_size: int | None = (after.batch_size or None) if after else None
         self._forward: Forward | None = None
 
     def work(self, only: Collection[int] | None = None) -> None:
-        """Do all that is missing, or only what these shards miss; a network is built only where rows cannot be copied."""
+        """Do all that is missing, or only what these shards miss, beside others who do the same.
+
+        A network is built only where rows cannot be copied.
+        """
         pools = {target: Pool(self.cache, target, self.stimuli.manifest) for target in self.targets}
         known = known_shard_rows(self.cache, self.stimuli.digest)
         wanted = known or self.means.shard_rows or self.shard_rows(self.row_shapes(pools))
@@ -72,13 +78,30 @@ class Run:
         shard_rows = self.cache.add_stimuli(self.stimuli.manifest, shard_rows=wanted).shard_rows
         lacks = missing_shards(self.cache, self.targets, math.ceil(len(self.stimuli) / shard_rows), only)
         jobs = list(shard_jobs(lacks, pools, n_stimuli=len(self.stimuli), shard_rows=shard_rows))
+        jobs.sort(key=lambda job: len(job.computed) > 0)  # copies first: images are decoded ahead of them
+        self._total = sum(job.stop - job.start for job in jobs)
         self.dims = {target: pool.arrays[0].dims for target, pool in pools.items() if pool.arrays}
-        with ShardWriter(self.cache, self.stimuli.manifest, self.means.codec, self.dims) as writer:
+        with self._claims() as claims, self._writer(claims) as writer:
+            share = Share(jobs, self.cache, claims, self._count)
             if any(len(job.computed) for job in jobs):
-                self._compute(jobs, pools, shard_rows, writer)
+                lacking = [t for t in self.targets if any(t in job.targets for job in jobs)]
+                self._compute(share, lacking, pools, shard_rows, writer)
             else:
-                for job in jobs:
+                for job in chain.from_iterable(share.rounds()):
                     self._finish(ShardBuffer(job, pools), writer, how={})
+
+    def _claims(self) -> Claims:
+        work = work_of(self.targets[0].spec, self.stimuli.digest)
+        return Claims(ClaimFiles(self.cache.root, work), expiry=self.means.claim_expiry)
+
+    def _writer(self, claims: Claims) -> ShardWriter:
+        return ShardWriter(
+            self.cache,
+            self.stimuli.manifest,
+            self.means.codec,
+            self.dims,
+            committed=lambda job: claims.release(str(job.shard)),
+        )
 
     def shard_rows(self, row_shapes: Sequence[tuple[int, ...]]) -> int:
         """Return the rows a shard of a new stimulus set: fewer the larger its layers are."""
@@ -118,9 +141,13 @@ class Run:
         return self._backbone
 
     def _compute(
-        self, jobs: Sequence[ShardJob], pools: Mapping[Target, Pool], shard_rows: int, writer: ShardWriter
+        self,
+        share: Share,
+        lacking: Sequence[Target],
+        pools: Mapping[Target, Pool],
+        shard_rows: int,
+        writer: ShardWriter,
     ) -> None:
-        lacking = [t for t in self.targets if any(t in job.targets for job in jobs)]
         device = choose_device(self.means.device)
         with ExitStack() as stack:
             images = ImageBatches(
@@ -135,7 +162,9 @@ class Run:
             self._say_other_batches(lacking)
             forward.settle_batch_size(first_image(self.stimuli, self.card)[None], shard_rows)
             self.device, self.batch_size = device_name(device), forward.batch_size
-            self._loop(jobs, pools, images, forward, writer)
+            for jobs in share.rounds():
+                self._loop(jobs, pools, images, forward, writer)
+                writer.flush()
 
     def _say_other_batches(self, lacking: Sequence[Target]) -> None:
         begun = recorded_means(self.cache, lacking).get("batch_size")
@@ -148,16 +177,15 @@ class Run:
 
     def _loop(
         self,
-        jobs: Sequence[ShardJob],
+        jobs: Iterator[ShardJob],
         pools: Mapping[Target, Pool],
         images: ImageBatches,
         forward: Forward,
         writer: ShardWriter,
     ) -> None:
         size = forward.batch_size
-        total = sum(job.stop - job.start for job in jobs)
-        done = 0
-        batches = images.of(padded(rows, size) for job in jobs for rows in in_batches(job.computed, size))
+        ahead, jobs = tee(jobs)  # claimed as they are drawn: when the first of their images are decoded
+        batches = images.of(padded(rows, size) for job in ahead for rows in in_batches(job.computed, size))
         passes = forward_passes(jobs, batches, forward, size)
         buffer: ShardBuffer | None = None
         for job, rows, parts, last in one_behind(passes) if forward.device.type == "cuda" else passes:
@@ -165,10 +193,15 @@ class Run:
             put_parts(buffer, parts, rows)
             if last:
                 self.dims.update(forward.dims if parts else {})
-                self._finish(buffer, writer, how=how_computed(forward, self.device))
-                done += job.stop - job.start
+                self._finish(buffer, writer, how=how_computed(forward, self.device) if parts else {})
                 buffer = None
-            self.progress(done if last else done + int(rows[-1]) + 1 - job.start, total)
+            else:
+                self.progress(self._done + int(rows[-1]) + 1 - job.start, self._total)
+
+    def _count(self, job: ShardJob) -> None:
+        """Count a shard that is done, by whomever."""
+        self._done += job.stop - job.start
+        self.progress(self._done, self._total)
 
     def _finish(self, buffer: ShardBuffer, writer: ShardWriter, how: Mapping[str, Any]) -> None:
         computed = len(buffer.job.computed)
@@ -185,7 +218,9 @@ class Run:
             "python": platform.python_version(),
             **how,
         }
-        writer.put(buffer, {t: {"layer_order": t.layer_order, **common} for t in buffer.job.targets})
+        job = buffer.job
+        writer.put(buffer, {t: {"layer_order": t.layer_order, **common} for t in job.targets})
+        self._count(job)
 
 
 def recorded_means(cache: FeatureCache, targets: Sequence[Target]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -58,7 +58,10 @@ class ShardBuffer:
 
 
 class ShardWriter:
-    """A ``with`` that owns the writing thread; an error in it surfaces at the next shard or at the end."""
+    """A ``with`` that owns the writing thread; an error in it surfaces at the next shard or at the end.
+
+    `committed`, a callable, is told of each job once all of it is committed.
+    """
 
     def __init__(
         self,
@@ -66,11 +69,13 @@ class ShardWriter:
         manifest: StimulusManifest,
         codec: str,
         dims: Mapping[Target, tuple[str, ...]],
+        committed: Callable[[ShardJob], None],
     ) -> None:
         self._cache = cache
         self._manifest = manifest
         self._codec = codec
         self._dims = dims
+        self._committed = committed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._waiting: Future[None] | None = None
         self._writers: dict[Target, ArrayWriter] = {}
@@ -81,16 +86,17 @@ class ShardWriter:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                self._finish()
+                self.flush()
         finally:
             self._pool.shutdown()
 
     def put(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
         """Write a full buffer; returns once the one before it is committed, so that at most two are held."""
-        self._finish()
+        self.flush()
         self._waiting = self._pool.submit(self._write, buffer, provenance)
 
-    def _finish(self) -> None:
+    def flush(self) -> None:
+        """Wait until all that was put is committed."""
         if self._waiting is not None:
             waiting, self._waiting = self._waiting, None
             waiting.result()
@@ -101,6 +107,7 @@ class ShardWriter:
             self._check_finite(target, rows, buffer.job.start)
             reused = buffer.sources.get(target)
             self._writer(target, rows).publish(buffer.job.shard, rows, provenance[target], reused=reused)
+        self._committed(buffer.job)
 
     def _writer(self, target: Target, rows: np.ndarray) -> ArrayWriter:
         if target not in self._writers:

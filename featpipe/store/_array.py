@@ -131,6 +131,10 @@ class CachedArray:
         """Shards that count now."""
         return committed_shards(self.folder, self.layout.n_shards)
 
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard counts now; quicker than `committed`."""
+        return commit_path(self.folder, shard).exists()
+
     @property
     def missing(self) -> list[int]:
         """Shards that do not count yet, ascending."""

@@ -90,6 +90,8 @@ BAD = [
     ("ragged batch", f"{X} --images images --batch-size 12", ["12", "multiple of 8"]),
     ("batch of words", f"{X} --images images --batch-size many", ["--batch-size", "'many'", "auto"]),
     ("ragged shard", f"{X} --images images --shard-rows 3", ["3", "multiple of 8"]),
+    ("claims that expire at once", f"{X} --images images --claim-expiry 60", ["--claim-expiry", "60", "at least 120"]),
+    ("claims that never expire", f"{X} --images images --claim-expiry inf", ["--claim-expiry", "inf", "120"]),
     ("no workers", f"{X} --images images --workers 0", ["0", "at least one"]),
     ("workers of words", f"{X} --images images --workers two", ["--workers", "integer"]),
     ("tf32 without a GPU", f"{X} --images images --precision tf32 --device cpu", ["tf32", "fp32"]),
