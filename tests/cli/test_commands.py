@@ -33,7 +33,10 @@ COMMANDS = {
     "recipes": "--json",
     "cache ls": "--cache --json",
     "cache show": "--cache --json",
-    "cache verify": "--cache --sample --json",
+    "cache verify": (
+        "--cache --sample --recompute --repair --images --weights --model --subject --split --seed --device --workers "
+        "--trust --json"
+    ),
     "cache rm": "--cache --yes --json",
     "cache import": "--name --ids --images --store-dtype --cache --json",
 }
@@ -44,7 +47,7 @@ SHOWN = {
     "layers python:tiny.py:build --trust": {"model", "weights", "weights_label", "preprocessing", "layers"},
     "recipes": {"recipes"},
     "cache ls --cache cache": {"cache", "arrays"},
-    "cache verify --cache cache": {"cache", "problems"},
+    "cache verify --cache cache": {"cache", "arrays", "seed", "problems"},
     f"extract {M} --layers stem:mean --images images --cache new --dry-run": {
         "layers",
         "n_stimuli",
