@@ -95,20 +95,21 @@ def _is_folder(problem: Problem) -> bool:
 
 
 def _scope(cache: FeatureCache, problems: Iterable[Problem]) -> Scope:
-    """Return the arrays concerned, with the shards that are damaged and no others."""
+    """Return the arrays and sets concerned, with the shards that are damaged and no others."""
     only: dict[str, set[int]] = {}
     there = set(cache.keys())
     for problem in problems:
         if problem.key in there:
             only.setdefault(problem.key, set()).update(() if problem.shard is None else {problem.shard})
-    return Scope(keys=tuple(sorted(only)), only=only)
+    sets = {problem.key for problem in problems if _is_folder(problem)} - there
+    return Scope(keys=tuple(sorted(only)), sets=tuple(sorted(sets)), only=only)
 
 
 def _still(cache: FeatureCache, problems: Sequence[Problem]) -> list[Problem]:
     """Return the problems that are still there; those that no checksum shows are taken as they are."""
     found = verify_cache(cache.root, _scope(cache, problems))
     seen = {(problem.key, problem.shard, problem.file) for problem in found}
-    own = [p for p in problems if p.key not in cache.keys() or p.what.startswith(COMPUTED_AGAIN)]
+    own = [p for p in problems if not _is_folder(p) or p.what.startswith(COMPUTED_AGAIN)]
     return found + [p for p in own if (p.key, p.shard, p.file) not in seen]
 
 

@@ -213,7 +213,7 @@ class FeatureCache:
         -------
         problems : list of Problem
         """
-        scope = Scope(None if keys is None else tuple(keys), sample, seed)
+        scope = Scope(None if keys is None else tuple(keys), sample=sample, seed=seed)
         return verify_cache(self.root, scope, progress=progress)
 
     def _manifest(self, digest: str) -> StimulusManifest:

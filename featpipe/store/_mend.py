@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from featpipe.store._layout import ArrayLayout
 from featpipe.store._publish import publish_file, set_aside
 from featpipe.store._static import DIGESTS_CHUNK, IDS_CHUNK, STATIC_NAMES, decode_ids, static_files
 from featpipe.store._stimuli import FILE, load_stimuli
+from featpipe.store._strangers import FOLDERS
 from featpipe.store._verify import DIGEST, Problem
 
 
@@ -60,6 +62,8 @@ def _mend(root: Path, problem: Problem, known: Sequence[StimulusManifest], mende
     elif place == "arrays" and DIGEST.fullmatch(key) and name in STATIC_NAMES:
         array = recovered_array(root, key, known)
         content = static_files(array.spec, array.layout, array.manifest)[name]
+    elif name in FOLDERS and os.path.isdir(root / problem.file) and not os.path.islink(root / problem.file):
+        raise CacheCorrupt(f"{problem.what}. Ask its owner for permission to read it")
     elif name or not DIGEST.fullmatch(key):
         _move(root, problem.file, mended)
         return

@@ -16,7 +16,7 @@ SEALED = "sealed.json"
 _NUMBER = r"(0|[1-9][0-9]{0,9})"
 _COMMIT = re.compile(rf"{COMMITS}/{_NUMBER}\.json")
 _SHARD = re.compile(rf"{GROUP}/{FEATURES}/c/{_NUMBER}((?:/0)*)")
-_FOLDERS = {COMMITS, GROUP, f"{GROUP}/{FEATURES}", f"{GROUP}/{FEATURES}/c"} | {
+FOLDERS = {COMMITS, GROUP, f"{GROUP}/{FEATURES}", f"{GROUP}/{FEATURES}/c"} | {
     f"{GROUP}/{name}" for name in (STIMULUS, f"{STIMULUS}/c", DIGESTS, f"{DIGESTS}/c", f"{DIGESTS}/c/0")
 }
 _MOST_AXES = 7
@@ -76,7 +76,7 @@ def _called(name: str, entry: Entry) -> str:
 
 def _kind_of(name: str, layout: ArrayLayout | None, kind: str) -> str | None:
     """Return what stands under this name by the format, None where nothing does."""
-    if name in _FOLDERS:
+    if name in FOLDERS:
         return FOLDER
     if name in STATIC_NAMES or name == SEALED:
         return FILE
@@ -94,3 +94,11 @@ def _kind_in_shard(shard: int, depth: int, layout: ArrayLayout | None, kind: str
     if depth > axes or shard >= layout.n_shards:
         return None
     return FILE if depth == axes else FOLDER
+
+
+def shard_of(name: str, layout: ArrayLayout | None) -> int | None:
+    """Return the shard that a path is the commit record of, or leads to; None where it is neither."""
+    found = _COMMIT.fullmatch(name) or _SHARD.fullmatch(name)
+    if found is None or layout is None or int(found[1]) >= layout.n_shards:
+        return None
+    return int(found[1])

@@ -34,7 +34,7 @@ from featpipe.store._static import (
     metadata_files,
 )
 from featpipe.store._stimuli import FILE as STIMULI_FILE
-from featpipe.store._strangers import look_around
+from featpipe.store._strangers import look_around, shard_of
 
 Progress = Callable[[int, int], None]
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -83,6 +83,8 @@ class Scope:
     ----------
     keys : tuple of str or None
         Arrays, with their stimulus sets; None is all arrays and sets.
+    sets : tuple of str
+        Stimulus sets besides those.
     sample : int or None
         How many shards of each array are read; None is all.
     seed : int or None
@@ -92,6 +94,7 @@ class Scope:
     """
 
     keys: tuple[str, ...] | None = None
+    sets: tuple[str, ...] = ()
     sample: int | None = None
     seed: int | None = None
     only: Mapping[str, Collection[int]] = field(default_factory=dict)
@@ -180,7 +183,8 @@ class _Check:
     def sets(self, keys: Iterable[str]) -> None:
         """Check the stimulus sets in scope, and those that the arrays name."""
         named = {digest for key in keys if (digest := spec_of(self._root / "arrays" / key)[1])}
-        digests = sorted(named | set(_listed(self._root, "stimuli") if self._scope.keys is None else ()))
+        every = _listed(self._root, "stimuli") if self._scope.keys is None else self._scope.sets
+        digests = sorted(named | set(every))
         for digest, (facts, found) in zip(digests, self._each(self._set, digests), strict=True):
             self.problems += found
             if facts is not None:
@@ -227,7 +231,7 @@ class _Check:
         around = look_around(folder, evidence.layout)
         wrong = _static_problems(folder, evidence, facts)
         found = [
-            Problem(key, None, None, f"arrays/{key}/{name}".rstrip("/"), what)
+            _problem_at(key, name, what, evidence.layout)
             for name, what in (wrong | dict(around.strangers)).items()
         ]
         if evidence.layout is None:
@@ -254,6 +258,14 @@ def _commit_names(folder: Path) -> list[str]:
         return os.listdir(folder / COMMITS)
     except OSError:
         return []  # reported where the folder is listed
+
+
+def _problem_at(key: str, name: str, what: str, layout: ArrayLayout | None) -> Problem:
+    """Return the problem of a path below an array's folder, put down to its shard where it has one."""
+    shard = shard_of(name, layout)
+    span = None if shard is None or layout is None else layout.rows_of(shard)
+    rows = None if span is None else (span.start, span.stop)
+    return Problem(key, shard, rows, f"arrays/{key}/{name}".rstrip("/"), what)
 
 
 def _static_problems(folder: Path, evidence: Evidence, facts: SetFacts | None) -> dict[str, str]:

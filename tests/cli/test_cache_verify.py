@@ -159,3 +159,14 @@ def test_damage_of_an_imported_array_is_moved_aside_and_comes_back_by_import(fea
 def test_a_sample_of_the_same_seed_is_the_same(featpipe_json, cache):
     found = [featpipe_json(f"cache verify --sample 1 --seed 5 --cache {cache}") for _ in range(2)]
     assert found[0] == found[1]
+
+
+def test_an_array_whose_spec_is_lost_is_said_and_can_be_removed(featpipe, featpipe_json, cache):
+    """Nothing else in a cache says what it was."""
+    spec = sorted(cache.glob("arrays/*/spec.json"))[0]
+    spec.write_bytes(spec.read_bytes().replace(b"layer", b"lay3r"))
+    key = spec.parent.name
+    code, out, _ = featpipe(f"{VERIFY} {cache}")
+    assert (code, f"cache rm {key}" in out) == (1, True)
+    assert "damaged" in featpipe_json(f"cache rm {key} --yes --cache {cache}")["removed"][0]
+    assert featpipe(f"cache verify --cache {cache}")[0] == 0

@@ -14,7 +14,7 @@ from featpipe.extraction import Means, Order, extract, plan_again, repair
 from featpipe.models import ModelRequest
 from featpipe.spec import LayerRequest
 from featpipe.stimuli import StimulusSet
-from featpipe.store import FeatureCache, exclusive_claim, recovered_array
+from featpipe.store import FeatureCache, Problem, exclusive_claim, recovered_array
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
 
@@ -226,3 +226,26 @@ def test_rows_that_the_network_does_not_give_are_made_good(cache, images, commit
     (one,) = recompute(plan_again([array], images, trust=True), 20)
     assert mend(cache, images, list(one.problems)).sound
     assert digests(cache) == before
+
+
+def test_a_folder_or_link_in_place_of_a_file_is_moved_aside_and_made_good(cache, images, tmp_path):
+    before, array = digests(cache), cache.arrays()[0]
+    (array.folder / "commits/1.json").unlink()
+    (array.folder / "commits/1.json").mkdir()
+    array.shard_path(2).rename(tmp_path / "elsewhere")
+    array.shard_path(2).symlink_to(tmp_path / "elsewhere")
+    (array.folder / STATIC[3]).unlink()
+    (array.folder / STATIC[3]).mkdir()
+    done = mend(cache, images)
+    assert done.sound, done
+    assert sorted(done.recomputed) == [(array.key, 1), (array.key, 2)]
+    assert digests(cache) == before
+
+
+def test_a_folder_that_cannot_be_listed_is_left_where_it_is(cache):
+    array = cache.arrays()[0]
+    what = "it cannot be listed: Permission denied"
+    done = repair(cache, [Problem(array.key, None, None, f"arrays/{array.key}/commits", what)])
+    assert (array.folder / "commits").is_dir()
+    assert not (cache.root / "aside").exists()
+    assert done.sound  # it can be listed by now

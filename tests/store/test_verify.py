@@ -346,7 +346,7 @@ def test_two_sound_metadata_that_differ_are_told_apart_by_the_commits(tiny_cache
     ]
 
 
-@pytest.mark.parametrize("n_stimuli", [1, 21, 40_000])
+@pytest.mark.parametrize("n_stimuli", [1, 21, 16_000])
 @pytest.mark.parametrize("name", ['a"b\\c', "bïld\u2028\x01", "x" * 300])
 def test_a_set_of_any_size_and_ids_is_read_in_blocks(tmp_path, n_stimuli, name):
     from featpipe.store._set_check import check_set
@@ -372,3 +372,10 @@ def test_a_set_with_an_id_twice_is_found(tmp_path):
     )
     with pytest.raises(CacheCorrupt, match="two of its images have one id"):
         check_set(tmp_path / "s.json", digest_of(images))
+
+
+def test_a_folder_in_place_of_a_commit_is_put_down_to_its_shard(tiny_cache):
+    array, _ = tiny_cache
+    _folder(array.folder / "commits/1.json")
+    (problem,) = FeatureCache(array.root).verify()
+    assert (problem.shard, problem.rows) == (1, (8, 16))
