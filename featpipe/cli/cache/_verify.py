@@ -181,6 +181,6 @@ def _say_repair(done: Repair) -> None:
         say(f"not repaired: {line}")
     if done.missing:
         say(
-            "What is missing is computed by this command with --images, or by `featpipe extract`; imported arrays come "
-            "back with `featpipe cache import`."
+            "What is missing is computed by the `featpipe extract` of before, and imported arrays come back with "
+            "`featpipe cache import`; with --images this command computes what it moves aside."
         )
