@@ -26,7 +26,9 @@
     │   └── MissingDependency (ImportError)  an extra is not installed
     └── WorkError (RuntimeError)             the work failed; exit code 1
         ├── CacheCorrupt                     bytes are not what was written
+        ├── CacheReadError (OSError)         no permission, or the disk fails
         ├── CacheWriteError (OSError)        disk full, read-only, no permission
+        ├── CacheUnreachable (OSError)       no network, no access, a server that fails
         ├── CacheBusy                        somebody else is at it
         ├── NonFiniteFeatures                NaN or overflow in a layer
         └── DeviceOutOfMemory                even at the smallest batch
@@ -137,8 +139,16 @@ class CacheCorrupt(WorkError):
     """Bytes in the cache are not those that were written."""
 
 
+class CacheReadError(WorkError, OSError):
+    """The cache cannot be read, though it may be sound."""
+
+
 class CacheWriteError(WorkError, OSError):
     """The cache cannot be written."""
+
+
+class CacheUnreachable(WorkError, OSError):
+    """A remote cache does not answer, or not to us."""
 
 
 class CacheBusy(WorkError):

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def remembered_many(
     """
     entries = [_entry(question, files, details) for files, details in items]
     with closing(_connect()) as table:
-        known = {} if rehash else _look_up(table, [key for key, _ in entries])
+        known = {} if rehash else _known(table, [key for key, _ in entries])
         answers: list[str] = []
         fresh: list[tuple[str, str]] = []
         for position, (key, settled) in enumerate(entries):
@@ -100,9 +100,22 @@ def remembered_many(
                 if settled:
                     fresh.append((key, answer))
             answers.append(answer)
-        with table:
-            table.executemany("INSERT OR REPLACE INTO remembered VALUES (?, ?)", fresh)
+        _remember(table, fresh)
     return answers
+
+
+def _known(table: sqlite3.Connection, keys: Sequence[str]) -> dict[str, str]:
+    """Look keys up; a table that is damaged or on a failing disk knows nothing, which costs only time."""
+    try:
+        return _look_up(table, keys)
+    except sqlite3.Error:
+        return {}
+
+
+def _remember(table: sqlite3.Connection, fresh: Sequence[tuple[str, str]]) -> None:
+    """Write answers down, unless the disk is full or refuses: then they are worked out again next time."""
+    with suppress(sqlite3.Error), table:
+        table.executemany("INSERT OR REPLACE INTO remembered VALUES (?, ?)", fresh)
 
 
 def _entry(question: str, files: Sequence[str | os.PathLike[str]], details: Any) -> tuple[str, bool]:

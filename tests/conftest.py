@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 
 if (
@@ -51,6 +52,24 @@ def real_data():
     if not (folder / "v4").is_dir():
         pytest.skip(f"the real data are not at {folder} (set FEATPIPE_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """An S3 server on loopback, one for the session."""
+    pytest.importorskip("moto")
+    from featpipe.testing import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3, monkeypatch):
+    """The URL of a new bucket, and in the environment what leads there."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3.make_bucket(f"bucket-{secrets.token_hex(8)}")
 
 
 TINY_NET = """

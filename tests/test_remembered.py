@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 
 import pytest
@@ -76,3 +77,37 @@ def test_a_table_that_cannot_be_written_only_costs_time(old_file, later):
 
 def test_file_digest(old_file):
     assert file_digest(old_file) == "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
+
+
+@pytest.mark.parametrize("step", ["_look_up", "executemany"])
+def test_a_table_that_fails_later_only_costs_time(old_file, later, monkeypatch, step):
+    def refuse(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    class Full(sqlite3.Connection):
+        executemany = refuse
+
+    if step == "_look_up":
+        monkeypatch.setattr("featpipe.remembered._look_up", refuse)
+    else:
+        real = sqlite3.connect
+        monkeypatch.setattr(sqlite3, "connect", lambda *given, **how: real(*given, **how, factory=Full))
+    assert ask(old_file, ["first"]) == "first"
+    assert ask(old_file, ["second"]) == "second"
+
+
+def test_a_file_from_the_future_is_not_remembered(old_file, later):
+    """The clock went back after it was written: a change at the same time once more could not be seen."""
+    ahead = time.time_ns() + 3600 * 10**9
+    os.utime(old_file, ns=(ahead, ahead))
+    answers = ["first", "second"]
+    assert [ask(old_file, answers), ask(old_file, answers)] == ["first", "second"]
+
+
+def test_a_clock_that_goes_back_forgets_nothing_that_is_right(old_file, later, monkeypatch):
+    answers = ["first", "second", "third"]
+    assert ask(old_file, answers) == "first"
+    monkeypatch.setattr("featpipe.remembered.time.time_ns", lambda: 10**18)  # long before
+    assert ask(old_file, answers) == "first"
+    old_file.write_text("other")
+    assert [ask(old_file, answers), ask(old_file, answers)] == ["second", "third"]

@@ -15,6 +15,7 @@ from featpipe.cli._console import note, say
 from featpipe.cli._extract import extract_command
 from featpipe.cli._fit import fit_command, predict_command, recipes_command, report_command, score_command
 from featpipe.cli._models import layers_command, models_command
+from featpipe.cli._refused import is_out_of_memory, of_the_system, out_of_memory
 from featpipe.cli._retention import retention_command
 from featpipe.cli._submit import submit_command
 from featpipe.cli.cache import cache_app
@@ -82,7 +83,12 @@ def main(arguments: list[str] | None = None) -> None:
         note(f"featpipe: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
-        note(f"featpipe: {error}")
+        note(f"featpipe: {of_the_system(error)}")
+        sys.exit(1)
+    except (MemoryError, ImportError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        sys.stderr.write(f"featpipe: {out_of_memory(error)}\n")  # with what memory is left
         sys.exit(1)
     except SystemExit as error:
         if error.code == INTERRUPTED:

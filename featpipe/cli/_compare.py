@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 from featpipe.cli._console import note, say, say_json, show_table
-from featpipe.cli._options import Cache, Json, Split, Subject
+from featpipe.cli._options import Cache, Json, Mirror, MirrorSize, Split, Subject, cache_with
 from featpipe.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ def compare_command(
         list[str] | None, typer.Option("--target", help="Such as EVC; may be repeated. All by default.")
     ] = None,
     cache: Cache = "cache",
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="ZOO:NAME", help="May be repeated; by default the only one cached."),
@@ -103,7 +104,7 @@ def compare_command(
 
     request = CompareRequest(
         data=data,
-        cache=cache,
+        cache=cache_with(cache, mirror, mirror_size),
         targets=target or (),
         models=model or (),
         weights=weights or (),
@@ -211,9 +212,11 @@ def _told_apart(found: LayerComparison, column: int, target: str) -> str:
     differ = int((p <= _ALPHA).sum())
     says = f"{target or 'RDM'}: {differ} of {len(p)} differences between layers have p ≤ {_ALPHA} ({tests.correction})"
     scores = tests.scores[:, column]
-    if np.isnan(scores).all():
+    if all(map(math.isnan, scores)):
         return f"{says}; no layer has a score."
-    best = int(np.nanargmax(scores))
+    best = max(
+        range(len(scores)), key=lambda layer: -math.inf if math.isnan(scores[layer]) else scores[layer]
+    )
     near = [
         tests.models[first if second == best else second]
         for (first, second), value in zip(tests.pairs, p, strict=True)

@@ -20,6 +20,7 @@ from featpipe.cli._console import (
 from featpipe.cli._options import (
     BatchSize,
     Cache,
+    DaskOfShards,
     Device,
     ImageSize,
     Interpolation,
@@ -36,10 +37,11 @@ from featpipe.cli._options import (
     batch_size,
     model_request,
 )
+from featpipe.cli._workers import for_workers, on_workers, workers_of
 from featpipe.errors import SpecError
 
 if TYPE_CHECKING:
-    from featpipe.extraction import DryRun, Extraction, Order
+    from featpipe.extraction import DryRun, Extraction, NonFinite, Order
     from featpipe.stimuli import StimulusSet
 
 
@@ -87,6 +89,7 @@ def extract_command(
     size: BatchSize = "auto",
     device: Device = "auto",
     workers: Workers = None,
+    dask: DaskOfShards = None,
     codec: Annotated[str, typer.Option("--codec", help="Compression of new arrays; auto measures.")] = "auto",
     shard_rows: Annotated[
         int | None,
@@ -102,6 +105,12 @@ def extract_command(
             help="Take over shards of another run that gave no sign of life for so long; at least 120.",
         ),
     ] = 150,
+    non_finite: Annotated[
+        str,
+        typer.Option(
+            "--non-finite", help="Layers with NaN or infinite values: refuse, or keep, which counts them."
+        ),
+    ] = "refuse",
     recipe: Annotated[
         str | None, typer.Option("--recipe", help="Extract what this recipe needs, with --data.")
     ] = None,
@@ -130,7 +139,9 @@ def extract_command(
     from featpipe.extraction import Means, extract
     from featpipe.store import FeatureCache
 
-    means = Means(device, batch_size(size), workers, codec, shard_rows, _claim_expiry(claim_expiry))
+    means = Means(
+        device, batch_size(size), workers, codec, shard_rows, _claim_expiry(claim_expiry), non_finite
+    )
     if recipe is None:
         _refuse_beside("--model", {"--data": data, "--set": settings}, "They go with --recipe.")
     else:
@@ -168,8 +179,11 @@ def extract_command(
         made = _views(views, augmentation, view_seed)
         orders = [_order(request, _needed("--layers", layers), store_dtype, precision, made)]
     source = _needed("--images", images) if recipe is None else _needed("--data", data)
-    sets = _stimulus_sets(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
+    source = for_workers(source, dask, dry=dry)
     store = FeatureCache(cache)
+    if not dry:
+        store.location.require_writable()  # before images are hashed and a network is built
+    sets = _stimulus_sets(source, subject, split, skip_broken=skip_broken, rehash=rehash, quiet=as_json)
     if dry:
         from featpipe.extraction import dry_run  # torch, which a run with nothing to do does without
 
@@ -180,15 +194,11 @@ def extract_command(
         _say_sets(plans, lambda name: (_dry_run_json, _say_dry_run), as_json)
         return
     done: dict[str, list[Extraction]] = {}
-    for (
-        name,
-        stimuli,
-    ) in sets.items():  # one after the other: what two subjects saw is computed once and copied
-        with showing_progress(f"extract {name}".strip(), quiet=as_json) as progress:
-            done[name] = [
-                extract(order, stimuli, store, means=means, progress=progress, rehash=rehash)
-                for order in orders
-            ]
+    with workers_of(dask, quiet=as_json) as there:
+        fill = partial(extract, means=means, rehash=rehash, workers=there)
+        for name, stimuli in sets.items():  # one by one: what two subjects saw is computed once and copied
+            with showing_progress(f"extract {name}".strip(), quiet=as_json) as progress:
+                done[name] = [fill(order, stimuli, store, progress=progress) for order in orders]
     _say_sets(done, lambda name: (partial(_extraction_json, sets[name], cache), _say_extraction), as_json)
 
 
@@ -196,10 +206,12 @@ def _stimulus_sets(
     source: str, subject: str | None, split: str | None, **how: bool
 ) -> dict[str, StimulusSet]:
     """Open what is to be extracted: one set, or with ``--subject all`` one a subject, by its name."""
-    from featpipe.datasets import EVERYONE, is_data, subjects_of
+    from featpipe.datasets import EVERYONE, is_data
 
     if subject != EVERYONE or not is_data(source):
         return {"": open_stimuli(source, subject, split, **how)}
+    from featpipe.datasets import subjects_of
+
     return {name: open_stimuli(source, name, split, **how) for name in subjects_of(source)}
 
 
@@ -285,10 +297,12 @@ def open_stimuli(
     source: str, subject: str | None, split: str | None, *, skip_broken: bool, rehash: bool, quiet: bool
 ) -> StimulusSet:
     """Open the images of a SOURCE or of DATA, and say what was left out."""
-    from featpipe.datasets import is_data, load_stimuli
+    from featpipe.datasets import is_data
     from featpipe.stimuli import StimulusSet
 
     if is_data(source):
+        from featpipe.datasets import load_stimuli
+
         return load_stimuli(source, subject=subject, split=split)
     if subject or split:
         raise SpecError(
@@ -312,10 +326,12 @@ def _extraction_json(stimuli: StimulusSet, cache: str, done: Extraction) -> dict
         "images_per_second": round(_rate(done), 2),
         "device": done.device,
         "batch_size": done.batch_size,
+        "workers": done.n_workers,
         "weights": done.card.weights,
         "weights_label": done.card.weights_label,
         "skipped": [list(item) for item in stimuli.skipped],
         "arrays": _arrays(done),
+        "non_finite": None if done.non_finite is None else [_non_finite_json(bad) for bad in done.non_finite],
     }
 
 
@@ -328,11 +344,35 @@ def _say_extraction(done: Extraction) -> None:
     )
     if not done.n_computed and not done.n_reused:
         say(f"Nothing to do: all {of} are cached ({human_seconds(done.seconds)}).")
-        return
-    say(
-        f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
-        f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, {done.device or 'no device'}."
-    )
+    else:
+        say(
+            f"{done.n_computed} images computed and {done.n_reused} copied of {of}, "
+            f"{human_seconds(done.seconds)}, {_rate(done):.1f} images/s, "
+            f"{done.device or 'no device'}{on_workers(done)}."
+        )
+    _say_non_finite(done.non_finite or ())
+
+
+def _say_non_finite(found: Sequence[NonFinite]) -> None:
+    rows = [_non_finite_json(bad) for bad in found]
+    if rows:
+        say("Kept, though most estimators refuse them:")
+        columns = ["layer", "reduce", *_view_column(rows), "nan", "infinite", "images", "first"]
+        shown = [[str(row[name]) for name in columns] for row in rows]
+        show_table(columns, shown, right=["nan", "infinite", "images"])
+
+
+def _non_finite_json(bad: NonFinite) -> dict[str, Any]:
+    return {
+        "key": bad.target.key,
+        "layer": bad.target.spec.layer_label,
+        "reduce": str(bad.target.spec.reduction),
+        "view": bad.target.spec.view,
+        "nan": bad.n_nan,
+        "infinite": bad.n_infinite,
+        "images": bad.n_images,
+        "first": bad.first,
+    }
 
 
 def _arrays(done: Extraction) -> list[dict[str, Any]]:

@@ -15,12 +15,17 @@ from featpipe.cli._options import (
     Dask,
     Device,
     Json,
+    Mirror,
+    MirrorSize,
+    RunCache,
     Split,
     Subject,
     Threads,
     Trust,
     Workers,
     batch_size,
+    cache_with,
+    mirror_bytes,
 )
 from featpipe.cli._progress import showing_stages
 from featpipe.cli._scores import show_chosen, show_summary, show_tuned
@@ -48,6 +53,8 @@ def fit_command(
     data: Data,
     out: Annotated[str, typer.Option("--out", help="The run folder to make.")],
     cache: Cache = "cache",
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     subject: Subject = None,
     target: Target = None,
     variant: Annotated[
@@ -92,7 +99,7 @@ def fit_command(
         recipe=chosen.for_target(target).with_params(params).with_search(searched),
         data=data,
         out=out,
-        cache=cache,
+        cache=cache_with(cache, mirror, mirror_size),
         subject=subject,
         target=target,
         surface=surface,
@@ -135,7 +142,9 @@ def predict_command(
     out: Annotated[
         str, typer.Option("--out", help="FILE.npz, .npy, .mat or .csv (RDMs: .npz or .mat); ids are inside.")
     ],
-    cache: Annotated[str | None, typer.Option("--cache", help="Instead of the run's cache.")] = None,
+    cache: RunCache = None,
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     weights: Annotated[
         str | None, typer.Option("--weights", help="Where the weights are now, if they moved.")
     ] = None,
@@ -160,13 +169,22 @@ def predict_command(
         write_predictions,
     )
 
+    room = mirror_bytes(mirror, mirror_size)
     folder = RunFolder.open(run)
     check_format(Path(out), RDM_FORMATS if folder.kind == "rdms" else FORMATS)
     stimuli = open_stimuli(images, subject, split, skip_broken=False, rehash=False, quiet=as_json)
     means = Means(device=device, batch_size=batch_size(size), workers=workers)
     with showing_progress("extract", quiet=as_json) as progress:
         predictions = predict(
-            folder, stimuli, cache=cache, weights=weights, means=means, progress=progress, trust=trust
+            folder,
+            stimuli,
+            cache=cache,
+            mirror=mirror,
+            mirror_size=room,
+            weights=weights,
+            means=means,
+            progress=progress,
+            trust=trust,
         )
     trained = folder.trained_on(stimuli.sha256)
     if isinstance(predictions, RDMs):
@@ -195,7 +213,9 @@ def score_command(
     data: Data,
     subject: Subject = None,
     target: Target = None,
-    cache: Annotated[str | None, typer.Option("--cache", help="Instead of the run's cache.")] = None,
+    cache: RunCache = None,
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     device: Device = "auto",
     trust: Trust = False,
     as_json: Json = False,
@@ -211,6 +231,8 @@ def score_command(
             subject=subject,
             target=target,
             cache=cache,
+            mirror=mirror,
+            mirror_size=mirror_bytes(mirror, mirror_size),
             means=Means(device=device),
             progress=progress,
             trust=trust,

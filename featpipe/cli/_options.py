@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featpipe.errors import SpecError
 from featpipe.models import ModelRequest
 
+if TYPE_CHECKING:
+    from featpipe.store import Root
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Cache = Annotated[str, typer.Option("--cache", help="The cache's folder.")]
+Cache = Annotated[
+    str, typer.Option("--cache", help="The cache's folder, or its URL: s3://, gs://, http(s)://.")
+]
+RunCache = Annotated[
+    str | None, typer.Option("--cache", help="Instead of the run's cache: a folder, or a URL.")
+]
+Mirror = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror",
+        metavar="DIR",
+        help="Folder for copies of what is read from a URL; processes may share it.",
+    ),
+]
+MirrorSize = Annotated[
+    str | None,
+    typer.Option(
+        "--mirror-size", metavar="SIZE", help="What the mirror may hold, such as 50GB; 100GB by default."
+    ),
+]
 Weights = Annotated[
     str, typer.Option("--weights", help="default (the zoo's pretrained tag), a TAG, random:SEED, or a file.")
 ]
@@ -60,6 +82,15 @@ Dask = Annotated[
         "whose workers see the cache, the data and the folder above --out under the same paths.",
     ),
 ]
+DaskOfShards = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="N|ADDRESS",
+        help="Workers for shards: N processes here, or a scheduler such as tcp://node1:8786 whose workers see the "
+        "images, the network's files and the cache under the same paths. A worker has one GPU, if there are any.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -93,6 +124,26 @@ def model_request(
         interpolation=interpolation,
         trust=trust,
     )
+
+
+def mirror_bytes(mirror: str | None, size: str | None) -> int | None:
+    """Read ``--mirror-size``; raises `SpecError` without ``--mirror``, or where it is no size."""
+    from featpipe.cli.cache._amounts import parse_size
+
+    if size is None:
+        return None
+    if mirror is None:
+        raise SpecError("--mirror-size goes with --mirror DIR, which is missing.")
+    if not (n_bytes := parse_size("--mirror-size", size)):
+        raise SpecError("--mirror-size 0 leaves no room for anything. Leave --mirror out instead.")
+    return n_bytes
+
+
+def cache_with(cache: str, mirror: str | None, size: str | None) -> Root:
+    """Return the cache that the options name, with its mirror if there is one."""
+    from featpipe.store import mirrored
+
+    return mirrored(cache, mirror, mirror_bytes(mirror, size))
 
 
 def batch_size(text: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Progress of a command that goes through several stages: a bar for each, drawn once it begins."""
+"""Progress of a command that goes through several stages, a bar for each drawn once it begins; and of bytes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 from featpipe.cli._console import ERR
@@ -40,3 +42,15 @@ def _stage(bars: Progress, name: str) -> Update:
         bars.update(task, completed=done, total=total)
 
     return update
+
+
+@contextmanager
+def showing_bytes(what: str, *, quiet: bool = False) -> Iterator[Update]:
+    """Yield a callback (bytes done, bytes in all) that draws a bar; nothing is drawn where nobody looks."""
+    if quiet or not ERR.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=ERR, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

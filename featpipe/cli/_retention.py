@@ -9,7 +9,7 @@ import typer
 
 from featpipe.cli._console import say, say_json, show_table, showing_progress
 from featpipe.cli._extract import open_stimuli
-from featpipe.cli._options import Cache, Device, Json, Trust
+from featpipe.cli._options import Cache, Device, Json, Mirror, MirrorSize, Trust, cache_with
 
 
 def retention_command(
@@ -27,6 +27,8 @@ def retention_command(
         ),
     ] = None,
     cache: Cache = "cache",
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     weights: Annotated[
         str | None,
         typer.Option("--weights", help="Where the weights of the untuned network are now, if they moved."),
@@ -42,6 +44,7 @@ def retention_command(
     from featpipe.extraction import Means
     from featpipe.runs import RunFolder, retention
 
+    where = cache_with(cache, mirror, mirror_size)
     folder = RunFolder.open(run)
     stimuli = open_stimuli(images, None, None, skip_broken=False, rehash=False, quiet=as_json)
     with showing_progress("extract", quiet=as_json) as progress:
@@ -49,7 +52,7 @@ def retention_command(
             folder,
             stimuli,
             layers=layer or (),
-            cache=cache,
+            cache=where,
             weights=weights,
             n_folds=folds,
             n_draws=draws,

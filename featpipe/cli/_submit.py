@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from featpipe.cli._console import say, say_json, showing_progress
 from featpipe.cli._extract import open_stimuli
-from featpipe.cli._options import Device, Json, Split, Trust
+from featpipe.cli._options import Device, Json, Mirror, MirrorSize, RunCache, Split, Trust, mirror_bytes
 from featpipe.errors import RequestError
 
 CHALLENGES = ("algonauts2019", "algonauts2023")
@@ -35,7 +35,9 @@ def submit_command(
     partial: Annotated[
         bool, typer.Option("--partial", help="Of 2023: let fewer than the eight subjects do.")
     ] = False,
-    cache: Annotated[str | None, typer.Option("--cache", help="Instead of the runs' cache.")] = None,
+    cache: RunCache = None,
+    mirror: Mirror = None,
+    mirror_size: MirrorSize = None,
     split: Split = None,
     device: Device = "auto",
     trust: Trust = False,
@@ -51,13 +53,12 @@ def submit_command(
         )
     if not out.endswith(".zip"):
         raise RequestError(f"--out {out} must be a .zip file, such as submit_fmri.zip.")
-    means = Means(device=device)
+    how: dict[str, Any] = {"cache": cache, "mirror": mirror, "mirror_size": mirror_bytes(mirror, mirror_size)}
+    how |= {"means": Means(device=device), "trust": trust}
     if challenge == "algonauts2023":
         data = _challenge_data(images, split)
         with showing_progress("extract", quiet=as_json) as progress:
-            counts = submit_algonauts2023(
-                runs, data, out, partial=partial, cache=cache, means=means, progress=progress, trust=trust
-            )
+            counts = submit_algonauts2023(runs, data, out, partial=partial, progress=progress, **how)
         if as_json:
             say_json({"out": out, "n_stimuli": counts})
             return
@@ -69,7 +70,7 @@ def submit_command(
         )
     stimuli = open_stimuli(images, None, split, skip_broken=False, rehash=False, quiet=as_json)
     with showing_progress("extract", quiet=as_json) as progress:
-        track = submit(runs, stimuli, out, cache=cache, means=means, progress=progress, trust=trust)
+        track = submit(runs, stimuli, out, progress=progress, **how)
     if as_json:
         say_json({"out": out, "track": track, "n_stimuli": len(stimuli)})
         return

@@ -14,14 +14,13 @@ from featpipe.datasets._algonauts2023 import (
 )
 from featpipe.datasets._dataset import Dataset
 from featpipe.datasets._description import describe
+from featpipe.datasets._kinds import EVERYONE, KINDS, is_data
 from featpipe.datasets._rdm_dataset import RDMDataset
-from featpipe.datasets._subjects import EVERYONE, Subjects, several
+from featpipe.datasets._subjects import Subjects, several
 from featpipe.datasets._synthetic import load_synthetic, load_synthetic_stimuli
 from featpipe.datasets._table import load_table, load_table_stimuli
 from featpipe.errors import DatasetError
 from featpipe.stimuli import StimulusSet
-
-KINDS = ("table", "algonauts2019", "algonauts2023", "synthetic")
 
 
 def load_dataset(
@@ -123,11 +122,6 @@ def _single(subject: Subjects, kind: str) -> str | int | None:
     raise DatasetError(
         f"Subjects {subject!r} of {kind}: cannot be joined into one dataset; those of algonauts2023: can. Choose one."
     )
-
-
-def is_data(text: str) -> bool:
-    """Tell whether a text starts like ``DATA``, as against a path to images."""
-    return text.partition(":")[0] in KINDS and ":" in text
 
 
 def parse_data(data: str) -> tuple[str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from featpipe.datasets._kinds import EVERYONE
 from featpipe.errors import DatasetError
 
 Subjects = str | int | Sequence[str | int] | None
-EVERYONE = "all"
 
 
 def pick_subject(there: Sequence[str], subject: str | int | None, where: str) -> str:

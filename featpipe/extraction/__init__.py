@@ -9,16 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featpipe.extraction._again import IMPORTED, Again, plan_again, request_again
-from featpipe.extraction._order import DryRun, Extraction, Means, Order, Progress, Target
+from featpipe.extraction._order import DryRun, Extraction, Means, NonFinite, Order, Progress, Target
 from featpipe.extraction._repair import Repair, repair
 
 __all__ = [
     "IMPORTED",
     "Again",
     "Comparison",
+    "DaskWorkers",
     "DryRun",
     "Extraction",
     "Means",
+    "NonFinite",
     "Order",
     "Progress",
     "Repair",
@@ -32,12 +34,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from featpipe.extraction._distributed import DaskWorkers
     from featpipe.extraction._dry_run import dry_run
     from featpipe.extraction._extract import extract
     from featpipe.extraction._recompute import Comparison, recompute
 
 _HOMES = {
     "Comparison": "featpipe.extraction._recompute",
+    "DaskWorkers": "featpipe.extraction._distributed",
     "dry_run": "featpipe.extraction._dry_run",
     "extract": "featpipe.extraction._extract",
     "recompute": "featpipe.extraction._recompute",

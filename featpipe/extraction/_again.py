@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from featpipe.errors import CacheCorrupt, RequestError, SpecError, StimulusError
+from featpipe.errors import RequestError, SpecError, StimulusError
 from featpipe.extraction._order import Order, Target
 from featpipe.models import ModelCard, ModelRequest, resolve
 from featpipe.spec import REDUCTION_VERSIONS, FeatureSpec, LayerRequest
 from featpipe.stimuli import StimulusSet
-from featpipe.store import CachedArray
+from featpipe.store import CachedArray, sound_commits
 from featpipe.views import USUAL, Augmentation
 
 IMPORTED = "imported:"
@@ -159,15 +159,8 @@ def _refuse_imported(array: CachedArray) -> None:
 
 def _records(array: CachedArray) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Yield shard and provenance of every commit record that can be read."""
-    try:
-        shards = sorted(array.committed)
-    except OSError:
-        return  # what is wrong there is among the problems
-    for shard in shards:
-        try:
-            yield shard, array.commit(shard)["provenance"]
-        except (CacheCorrupt, RequestError, OSError):
-            continue  # also among the problems
+    for record in sound_commits(array.location, array.base, array.layout):
+        yield record["shard"], record["provenance"]
 
 
 def _request(

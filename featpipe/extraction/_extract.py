@@ -6,13 +6,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from featpipe.extraction._allocator import keeping_freed_memory
+from featpipe.extraction._non_finite import kept
 from featpipe.extraction._order import Extraction, Means, Order, Progress, Target, by_view
 from featpipe.extraction._plan import known_shard_rows, missing_shards, targets_of
-from featpipe.models import resolve
+from featpipe.models import ModelCard, resolve
 from featpipe.stimuli import StimulusSet
 from featpipe.store import FeatureCache
+
+if TYPE_CHECKING:
+    from featpipe.extraction._distributed import DaskWorkers
 
 
 def extract(
@@ -23,6 +28,7 @@ def extract(
     means: Means | None = None,
     progress: Progress | None = None,
     rehash: bool = False,
+    workers: DaskWorkers | None = None,
 ) -> Extraction:
     """Write the features of a stimulus set to the cache, going on where an earlier run stopped.
 
@@ -42,6 +48,9 @@ def extract(
         Of all views that lack something.
     rehash : bool
         Ignore remembered digests of weights.
+    workers : DaskWorkers, optional
+        Where shards are computed, instead of in this process. They need the images, the files of the network and
+        the cache under the same paths as here.
 
     Raises
     ------
@@ -58,23 +67,39 @@ def extract(
         card, stimuli.digest, tuple(targets), len(stimuli), n_computed=0, n_reused=0, seconds=0.0
     )
     if lacking := _lacking(cache, targets, stimuli):
-        from featpipe.extraction._run import Run  # torch, only where something is missing
-
-        runs: list[Run] = []
-        with keeping_freed_memory():
-            for part in lacking:
-                shown = _part_of(progress, len(runs), len(lacking))
-                after = runs[-1] if runs else None
-                runs.append(Run(order, stimuli, cache, means, card, part, shown, after))
-                runs[-1].work()
-        done = replace(
-            done,
-            n_computed=sum(run.n_computed for run in runs),
-            n_reused=sum(run.n_reused for run in runs),
-            device=next((run.device for run in runs if run.device), ""),
-            batch_size=next((run.batch_size for run in runs if run.batch_size), 0),
-        )
+        cache.location.require_writable()
+        compute = _compute_here if workers is None else workers.compute
+        done = replace(done, **compute(order, stimuli, cache, means, card, lacking, progress))
+    if means.non_finite == "keep":
+        done = replace(done, non_finite=kept(cache, targets))
     return replace(done, seconds=time.perf_counter() - began)
+
+
+def _compute_here(
+    order: Order,
+    stimuli: StimulusSet,
+    cache: FeatureCache,
+    means: Means,
+    card: ModelCard,
+    parts: Sequence[Sequence[Target]],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Fill the cache; return the fields of `Extraction` that say what was done."""
+    from featpipe.extraction._run import Run  # torch, only where something is missing
+
+    runs: list[Run] = []
+    with keeping_freed_memory():
+        for part in parts:
+            shown = _part_of(progress, len(runs), len(parts))
+            after = runs[-1] if runs else None
+            runs.append(Run(order, stimuli, cache, means, card, part, shown, after))
+            runs[-1].work()
+    return {
+        "n_computed": sum(run.n_computed for run in runs),
+        "n_reused": sum(run.n_reused for run in runs),
+        "device": next((run.device for run in runs if run.device), ""),
+        "batch_size": next((run.batch_size for run in runs if run.batch_size), 0),
+    }
 
 
 def _lacking(cache: FeatureCache, targets: Sequence[Target], stimuli: StimulusSet) -> list[list[Target]]:

@@ -12,6 +12,7 @@ from featpipe.store import CLAIM_EXPIRY
 from featpipe.views import USUAL, Augmentation, View
 
 LEAST_BATCH = 8  # rows are bit-equal for batches of a multiple of 8
+NON_FINITE = ("refuse", "keep")
 
 Progress = Callable[[int, int], None]
 
@@ -86,6 +87,8 @@ class Means:
     claim_expiry : float
         Seconds without a sign of life after which a shard that another run claimed is made here. Runs on
         several machines need at least `featpipe.store.LEAST_CLAIM_EXPIRY`.
+    non_finite : {"refuse", "keep"}
+        Whether a layer with values that are NaN or infinite is refused, or stored as it is and counted.
     """
 
     device: str = "auto"
@@ -94,6 +97,7 @@ class Means:
     codec: str = "auto"
     shard_rows: int | None = None
     claim_expiry: float = CLAIM_EXPIRY
+    non_finite: str = "refuse"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_rows"):
@@ -107,13 +111,30 @@ class Means:
             raise SpecError(f"There must be at least one decoding worker, got {self.workers}.")
         if not self.claim_expiry > 0:
             raise SpecError(f"Claims expire after some seconds, got {self.claim_expiry}.")
+        if self.non_finite not in NON_FINITE:
+            raise SpecError(
+                f"--non-finite {self.non_finite!r} is not known: refuse (the default) stops at layers with NaN or "
+                "infinite values, keep stores them as they are and counts them."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class NonFinite:
+    """Values of a layer that are NaN or infinite: how many, in how many images, and the first image's id."""
+
+    target: Target
+    n_nan: int
+    n_infinite: int
+    n_images: int
+    first: str
 
 
 @dataclass(frozen=True, slots=True)
 class Extraction:
     """What an extraction did: keys of the arrays, view by view in network order, and counts of images.
 
-    An image counts once for each of its views.
+    An image counts once for each of its views. `non_finite` is what the arrays hold of such values, from whichever
+    run; None where they are refused, so that nothing was looked for.
     """
 
     card: ModelCard
@@ -125,6 +146,8 @@ class Extraction:
     seconds: float
     device: str = ""
     batch_size: int = 0
+    n_workers: int = 0  # of dask
+    non_finite: tuple[NonFinite, ...] | None = None
 
     @property
     def keys(self) -> list[str]:

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from featpipe.errors import CacheCorrupt
 from featpipe.extraction._order import Order, Target
 from featpipe.models import ModelCard, match_layers
-from featpipe.remembered import file_digest
 from featpipe.spec import REDUCTION_VERSIONS, FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store import CachedArray, FeatureCache
+from featpipe.store import FeatureCache
 from featpipe.views import spec_of_view
 
 
@@ -102,7 +100,7 @@ class Pool:
         """Whether a shard's bytes are those that were committed; looked at once."""
         name = (self.arrays[position].key, shard)
         if name not in self._sound:
-            self._sound[name] = _is_sound(self.arrays[position], shard)
+            self._sound[name] = self.arrays[position].is_sound(shard)
         return self._sound[name]
 
     def rows(self, start: int, stop: int) -> np.ndarray:
@@ -124,13 +122,6 @@ class Pool:
             out[here] = self.arrays[position].read(places[here, 1])
             sources.append({"array": self.arrays[position].key, "rows": len(here)})
         return sources
-
-
-def _is_sound(array: CachedArray, shard: int) -> bool:
-    try:
-        return bool(file_digest(array.shard_path(shard)) == array.commit(shard)["sha256"])
-    except (CacheCorrupt, FileNotFoundError):  # a record or a file that is damaged or lost
-        return False
 
 
 def shard_jobs(

@@ -10,7 +10,17 @@ from typing import Any
 from featpipe.extraction._again import Again, how_of
 from featpipe.extraction._order import Means, Progress, Target
 from featpipe.stimuli import StimulusManifest
-from featpipe.store import FeatureCache, Mended, Problem, Scope, exclusive_claim, mend_files, verify_cache
+from featpipe.store import (
+    FeatureCache,
+    Mended,
+    Problem,
+    Scope,
+    exclusive_claim,
+    mend_files,
+    renew_index,
+    seal_again,
+    verify_cache,
+)
 
 Place = tuple[str, int]  # array and shard
 
@@ -57,7 +67,7 @@ def repair(
     """Make good what `FeatureCache.verify` and `recompute` found, as the only one who does so.
 
     Damaged shards are moved to ``CACHE/aside``, and those of arrays with a plan are computed again, as an
-    extraction does it. Nothing is deleted.
+    extraction does it. Arrays that are complete again are sealed again. Nothing is deleted.
 
     Parameters
     ----------
@@ -75,16 +85,36 @@ def repair(
     ------
     CacheBusy
         Somebody else works on one of the arrays; nothing was touched.
+    RequestError
+        The cache can only be read.
     """
+    cache = FeatureCache(cache.root)  # the cache itself, and no mirror of it
+    cache.location.require_writable()
     names = sorted({problem.key for problem in problems if _is_folder(problem)})
     with ExitStack() as claims:
         for name in names:
             claims.enter_context(exclusive_claim(cache.root, name))
         now = _still(cache, problems)  # somebody may have repaired it while we looked
-        mended = mend_files(cache.root, now, known)
+        mended = mend_files(cache.location, now, known)
         moved = cache.set_aside(now)
         recomputed = _recompute(FeatureCache(cache.root), plans, moved, means or Means(), progress)
+        _seal_again(cache, mended, moved)
+        renew_index(cache.location, names)
         return _summed_up(cache, mended, moved, recomputed, now)
+
+
+def _seal_again(cache: FeatureCache, mended: Mended, moved: Iterable[Place]) -> None:
+    """Seal the arrays whose seal was moved away, as far as they are complete."""
+    lost = {file for file in mended.moved if _is_seal(file)}
+    keys = {file.split("/")[1] for file in lost} | {key for key, _ in moved}
+    seal_again(cache.location, sorted(keys))
+    written = {file for file in lost if cache.location.exists(file)}  # by us, or with the last shard
+    mended.moved = [file for file in mended.moved if file not in written]
+    mended.rewritten += sorted(written)
+
+
+def _is_seal(file: str) -> bool:
+    return file.startswith("arrays/") and file.count("/") == 2 and file.endswith("/sealed.json")
 
 
 def _is_folder(problem: Problem) -> bool:
@@ -106,10 +136,10 @@ def _scope(cache: FeatureCache, problems: Iterable[Problem]) -> Scope:
 
 
 def _still(cache: FeatureCache, problems: Sequence[Problem]) -> list[Problem]:
-    """Return the problems that are still there; those that no checksum shows are taken as they are."""
-    found = verify_cache(cache.root, _scope(cache, problems))
+    """Return the problems that are still there; those that take more than damaged shards to see stay as they are."""
+    found = verify_cache(cache.location, _scope(cache, problems))
     seen = {(problem.key, problem.shard, problem.file) for problem in found}
-    own = [p for p in problems if not _is_folder(p) or p.what.startswith(COMPUTED_AGAIN)]
+    own = [p for p in problems if not _is_folder(p) or p.what.startswith(COMPUTED_AGAIN) or _is_seal(p.file)]
     return found + [p for p in own if (p.key, p.shard, p.file) not in seen]
 
 
@@ -177,7 +207,7 @@ def _summed_up(
     before: Sequence[Problem],
 ) -> Repair:
     left_files = {line.partition(": ")[0] for line in mended.left}
-    after = [p for p in verify_cache(cache.root, _scope(cache, before)) if p.file not in left_files]
+    after = [p for p in verify_cache(cache.location, _scope(cache, before)) if p.file not in left_files]
     return Repair(
         rewritten=mended.rewritten,
         moved=mended.moved,

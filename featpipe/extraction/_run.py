@@ -25,7 +25,7 @@ from featpipe.extraction._shards import ShardBuffer, ShardWriter
 from featpipe.extraction._shares import Share
 from featpipe.models import Backbone, ModelCard, describe, load
 from featpipe.stimuli import StimulusSet
-from featpipe.store import SHARD_ROWS, ClaimFiles, Claims, FeatureCache, work_of
+from featpipe.store import SHARD_ROWS, Claims, FeatureCache, claim_storage, work_of
 
 _SHARD_BYTES = 1 << 29  # of all layers of one shard; two shards are held at a time
 _LIBRARIES = ("featpipe", "torch", "torchvision", "timm", "open_clip_torch", "pillow", "numpy", "zarr")
@@ -92,13 +92,13 @@ class Run:
 
     def _claims(self) -> Claims:
         work = work_of(self.targets[0].spec, self.stimuli.digest)
-        return Claims(ClaimFiles(self.cache.root, work), expiry=self.means.claim_expiry)
+        return Claims(claim_storage(self.cache.root, work), expiry=self.means.claim_expiry)
 
     def _writer(self, claims: Claims) -> ShardWriter:
         return ShardWriter(
             self.cache,
             self.stimuli.manifest,
-            self.means.codec,
+            self.means,
             self.dims,
             committed=lambda job: claims.release(str(job.shard)),
         )

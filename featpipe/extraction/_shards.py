@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from featpipe.errors import NonFiniteFeatures, UnsupportedOutput
-from featpipe.extraction._order import Target
+from featpipe.errors import UnsupportedOutput
+from featpipe.extraction._non_finite import look, refusal
+from featpipe.extraction._order import Means, NonFinite, Target
 from featpipe.extraction._plan import Pool, ShardJob
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import ArrayWriter, FeatureCache
@@ -67,13 +68,13 @@ class ShardWriter:
         self,
         cache: FeatureCache,
         manifest: StimulusManifest,
-        codec: str,
+        means: Means,
         dims: Mapping[Target, tuple[str, ...]],
         committed: Callable[[ShardJob], None],
     ) -> None:
         self._cache = cache
         self._manifest = manifest
-        self._codec = codec
+        self._means = means
         self._dims = dims
         self._committed = committed
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -102,12 +103,21 @@ class ShardWriter:
             waiting.result()
 
     def _write(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
+        refused: list[NonFinite] = []
         for target in buffer.job.targets:
             rows = buffer.rows.pop(target)
-            self._check_finite(target, rows, buffer.job.start)
+            if self._means.non_finite == "refuse" and (bad := look(target, rows, self._ids(buffer.job))):
+                refused.append(bad)
+                continue  # sound layers of the shard are kept
             reused = buffer.sources.get(target)
             self._writer(target, rows).publish(buffer.job.shard, rows, provenance[target], reused=reused)
         self._committed(buffer.job)
+
+        if refused:
+            raise refusal(refused, buffer.job)
+
+    def _ids(self, job: ShardJob) -> tuple[str, ...]:
+        return self._manifest.ids[job.start : job.stop]
 
     def _writer(self, target: Target, rows: np.ndarray) -> ArrayWriter:
         if target not in self._writers:
@@ -116,28 +126,7 @@ class ShardWriter:
                 self._manifest.digest,
                 row_shape=rows.shape[1:],
                 dims=self._dims[target],
-                codec=self._codec,
+                codec=self._means.codec,
                 sample=rows[:32],
             )
         return self._writers[target]
-
-    def _check_finite(self, target: Target, rows: np.ndarray, start: int) -> None:
-        finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
-        if finite.all():
-            return
-        first = self._manifest.ids[start + int(np.flatnonzero(~finite)[0])]
-        count = int(np.count_nonzero(~np.isfinite(rows)))
-        remedy = (
-            "store it with --store-dtype float32"
-            if target.spec.store_dtype == "float16"
-            else (
-                "compute it with --precision fp32"
-                if target.spec.precision != "fp32"
-                else "look at the weights and at this image"
-            )
-        )
-        raise NonFiniteFeatures(
-            f"Layer {target.spec.layer_label!r} has {count} values that are NaN or infinite in stored "
-            f"{target.spec.store_dtype}, first for stimulus {first!r}. Leave this layer out, or {remedy}. "
-            "Nothing of this shard was written."
-        )

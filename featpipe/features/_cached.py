@@ -12,12 +12,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from featpipe.blocks import LayerBlocks
 from featpipe.errors import RequestError, StimulusNotCached
+from featpipe.features._finite import say_non_finite
 from featpipe.features._memory import READS
 from featpipe.features._settle import candidates, settle
 from featpipe.features._stored_rows import StoredRows
 from featpipe.features._views import arrays_of_views, settle_views
 from featpipe.spec import FeatureSpec, digest_of
-from featpipe.store import CachedArray
+from featpipe.store import CachedArray, Root, mirrored
 from featpipe.views import Augmentation, View, spec_of_view
 
 
@@ -32,7 +33,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     cache : str or Path
-        The cache's folder.
+        The cache's folder, or its URL.
     model : str, optional
         ``ZOO:NAME``, with a tag of pretrained weights if several are cached.
     layers : str or sequence of str, optional
@@ -58,6 +59,10 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
     augmentation : str, optional
         How the views were made, such as ``"crop:0.875"``.
     view_seed : int, optional
+    mirror : str or Path, optional
+        Folder for copies of what is read from a URL, see `FeatureCache`.
+    mirror_size : int, optional
+        Bytes that it may hold.
 
     Attributes
     ----------
@@ -71,6 +76,11 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         How the views are made, where there are any.
     view_seed_ : int
 
+    Warns
+    -----
+    UserWarning
+        A layer holds values that are NaN or infinite, which ``extract --non-finite keep`` stored.
+
     Raises
     ------
     FeaturesNotCached
@@ -80,6 +90,8 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
     StimulusNotCached
         Some ids have no row.
     """
+
+    mirror = mirror_size = None  # of pipelines that were saved before there were mirrors
 
     def __init__(
         self,
@@ -98,6 +110,8 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         views=0,
         augmentation=None,
         view_seed=None,
+        mirror=None,
+        mirror_size=None,
     ):
         self.cache = cache
         self.model = model
@@ -113,6 +127,8 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         self.views = views
         self.augmentation = augmentation
         self.view_seed = view_seed
+        self.mirror = mirror
+        self.mirror_size = mirror_size
 
     def fit(self, X, y=None):
         """Settle which cached features are meant.
@@ -137,11 +153,12 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
             )
         chosen = settle(arrays, self.layers)
         self.specs_ = [array.spec for array in chosen]
+        say_non_finite([array for array in arrays if array.spec in self.specs_])
         self.row_shapes_ = [array.row_shape for array in chosen]
         self.dims_ = [array.dims for array in chosen]
         if self.views:
             self.augmentation_, self.view_seed_ = settle_views(
-                _holding(arrays_of_views(self.cache, self.specs_, self.stimuli), ids),
+                _holding(arrays_of_views(self.root, self.specs_, self.stimuli), ids),
                 self.specs_,
                 self.views,
                 augmentation=self.augmentation,
@@ -168,7 +185,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
         return blocks.to_matrix() if self.output == "matrix" else blocks
 
     def _blocks(self, ids, specs, views=()):
-        rows = StoredRows(self.cache, specs, self.stimuli)
+        rows = StoredRows(self.root, specs, self.stimuli)
         return LayerBlocks(
             ids,
             names=[spec.layer_label for spec in specs],
@@ -189,6 +206,11 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
             places = np.ndindex(*shape)
             names += [f"{spec.layer_label}_{'_'.join(map(str, place))}" for place in places]
         return np.asarray(names, dtype=object)
+
+    @property
+    def root(self) -> Root:
+        """The cache with its mirror, if it has one, as `FeatureCache` takes it."""
+        return mirrored(self.cache, self.mirror, self.mirror_size)
 
     @property
     def view_specs_(self) -> list[list[FeatureSpec]]:
@@ -218,7 +240,7 @@ class CachedFeatures(TransformerMixin, BaseEstimator):
     def _candidates(self):
         asked = ("model", "weights", "reduce", "preprocess", "precision", "store_dtype", "model_args")
         given = {name: value for name in asked if (value := getattr(self, name)) is not None}
-        return candidates(self.cache, given, self.stimuli)
+        return candidates(self.root, given, self.stimuli)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

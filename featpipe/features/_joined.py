@@ -15,6 +15,8 @@ from featpipe.errors import FeatpipeError, RequestError
 from featpipe.features._cached import CachedFeatures, as_ids, check_output
 from featpipe.spec import digest_of
 
+_SHARED = ("cache", "stimuli", "mirror", "mirror_size")  # what the whole may say for all its parts
+
 
 class JoinedFeatures(TransformerMixin, _BaseComposition):
     """Turn stimulus ids into the features of several networks, or of imported arrays, side by side.
@@ -27,11 +29,15 @@ class JoinedFeatures(TransformerMixin, _BaseComposition):
     parts : list of (str, CachedFeatures)
         Names differ, and have neither ``__`` nor ``:`` in them.
     cache : str or Path, optional
-        The folder of all parts; by default each has its own.
+        The folder or URL of all parts; by default each has its own.
     stimuli : str, optional
         Stimulus set to look ids up in, of all parts; by default each has its own.
     output : {"blocks", "matrix"}
         `LayerBlocks`, or a float32 matrix of shape (n_stimuli, n_features); the parts' own is not used.
+    mirror : str or Path, optional
+        Folder for copies of what is read from a URL, of all parts; by default each has its own.
+    mirror_size : int, optional
+        Bytes that it may hold.
 
     Attributes
     ----------
@@ -48,11 +54,15 @@ class JoinedFeatures(TransformerMixin, _BaseComposition):
         As in `CachedFeatures`; the message begins with the part's name.
     """
 
-    def __init__(self, parts, *, cache=None, stimuli=None, output="blocks"):
+    mirror = mirror_size = None  # of pipelines that were saved before there were mirrors
+
+    def __init__(self, parts, *, cache=None, stimuli=None, output="blocks", mirror=None, mirror_size=None):
         self.parts = parts
         self.cache = cache
         self.stimuli = stimuli
         self.output = output
+        self.mirror = mirror
+        self.mirror_size = mirror_size
 
     def get_params(self, deep=True):
         """Return the parameters; with `deep` also those of the parts, as ``NAME__PARAMETER``."""
@@ -114,7 +124,7 @@ class JoinedFeatures(TransformerMixin, _BaseComposition):
 
     def _placed(self, part: CachedFeatures) -> CachedFeatures:
         """Let a part look where the whole does, and return it."""
-        here = {name: value for name in ("cache", "stimuli") if (value := getattr(self, name)) is not None}
+        here = {name: value for name in _SHARED if (value := getattr(self, name)) is not None}
         return part.set_params(**here, output="blocks")
 
     def _check_parts(self):
@@ -124,7 +134,7 @@ class JoinedFeatures(TransformerMixin, _BaseComposition):
         if not pairs or not self.parts or not all(isinstance(part, CachedFeatures) for _, part in self.parts):
             raise RequestError(f"parts must be a list of (name, CachedFeatures), got {self.parts!r}.")
         names = [name for name, _ in self.parts]
-        own = {"parts", "cache", "stimuli", "output"}
+        own = {"parts", "output", *_SHARED}
         wrong = [n for n in names if not isinstance(n, str) or not n or "__" in n or ":" in n or n in own]
         if wrong or len(set(names)) < len(names):
             raise RequestError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 
@@ -68,7 +67,7 @@ class ReadCache(HeldInMemory):
 
 
 def _name(array: CachedArray) -> tuple[str, str]:
-    return os.path.realpath(array.root), array.key
+    return array.location.identity, array.key
 
 
 READS = ReadCache()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,35 +14,70 @@ import numpy as np
 
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec, ModelRef, Reduction, from_anywhere, match_names
-from featpipe.store import CachedArray, FeatureCache
+from featpipe.store import CachedArray, FeatureCache, MirroredURL, Root, is_url
 
 
 @lru_cache(maxsize=16_384)
-def _opened(root: str, key: str, inode: int) -> CachedArray:
+def _opened(root: str | MirroredURL, key: str, version: Any) -> CachedArray:
     """Open an array once: but for its commits, which are looked up afresh, it never changes."""
-    return FeatureCache(root).array(key)
+    return _cache(root).array(key)
 
 
-def cached_arrays(cache: str | os.PathLike[str]) -> list[CachedArray]:
+@lru_cache(maxsize=16)
+def _remote_cache(root: str | MirroredURL) -> FeatureCache:
+    """Return a cache somewhere else, the same one for all its arrays: they share the ids of their stimuli."""
+    return FeatureCache(root)
+
+
+def _cache(root: str | MirroredURL) -> FeatureCache:
+    return _remote_cache(root) if is_url(root) else FeatureCache(root)
+
+
+def cached_arrays(cache: Root) -> list[CachedArray]:
     """Return all arrays of a cache."""
-    root = Path(cache).resolve()
-    return [_open(root, key) for key in FeatureCache(root).keys()]
+    root = _root(cache)
+    there = _cache(root)
+    if not is_url(root):
+        return [_open(root, key) for key in there.keys() if there.has(key)]
+    with ThreadPoolExecutor(
+        there.location.threads
+    ) as pool:  # each asks a few times, and waits for the answers
+        found = pool.map(lambda key: _if_there(root, key), there.keys())
+        return [array for array in found if array is not None]
 
 
-def _open(root: Path, key: str) -> CachedArray:
-    return _opened(str(root), key, (root / "arrays" / key).stat().st_ino)
+def _if_there(root: str | MirroredURL, key: str) -> CachedArray | None:
+    """Open an array; None where it was removed, or is being created."""
+    try:
+        array = _open(root, key)
+        array.provenance  # noqa: B018 - whoever chooses asks for it next, of one after the other
+    except FeaturesNotCached:
+        return None
+    return array
 
 
-def arrays_of(cache: str | Path, spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
+def _root(cache: Root) -> str | MirroredURL:
+    if isinstance(cache, MirroredURL):
+        return cache
+    return str(cache) if is_url(cache) else os.path.realpath(cache)
+
+
+def _open(root: str | MirroredURL, key: str) -> CachedArray:
+    if not is_url(root):
+        return _opened(root, key, os.stat(f"{root}/arrays/{key}").st_ino)
+    array = _opened(root, key, None)
+    array.look_again()
+    return array
+
+
+def arrays_of(cache: Root, spec: FeatureSpec, stimuli: str | None) -> list[CachedArray]:
     """Return the arrays that hold these features, one a stimulus set, of the sets that may be looked at."""
-    root = Path(cache).resolve()
-    arrays = [_open(root, key) for key in FeatureCache(root).keys_of(spec)]
+    root = _root(cache)
+    arrays = [_open(root, key) for key in _cache(root).keys_of(spec)]
     return [array for array in arrays if stimuli is None or is_set(array, stimuli)]
 
 
-def candidates(
-    cache: str | os.PathLike[str], given: Mapping[str, Any], stimuli: str | None
-) -> list[CachedArray]:
+def candidates(cache: Root, given: Mapping[str, Any], stimuli: str | None) -> list[CachedArray]:
     """Return the arrays that have all fields given; raises `FeaturesNotCached` when none has.
 
     Only those of the images themselves: augmented views are read beside them, never instead.
@@ -63,7 +99,7 @@ def candidates(
     if found:
         return found
     wanted = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "any features"
-    where = f"the cache at {os.fspath(cache)}" + (f" for stimulus set {stimuli[:12]}" if stimuli else "")
+    where = f"the cache at {cache}" + (f" for stimulus set {stimuli[:12]}" if stimuli else "")
     raise FeaturesNotCached(
         f"There is nothing with {wanted} in {where}. It holds: {_summary(arrays)}. "
         "Run `featpipe extract` (or `fit --extract`), or correct the field that differs."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from featpipe.features._rows import images_of, rows_of
 from featpipe.features._settle import arrays_of
 from featpipe.spec import FeatureSpec
-from featpipe.store import CachedArray
+from featpipe.store import CachedArray, Root, absolute
 
 
 class StoredRows:
@@ -22,15 +21,16 @@ class StoredRows:
 
     Parameters
     ----------
-    cache : path
+    cache : path, URL or MirroredURL
     specs : sequence of FeatureSpec
         One per layer.
     stimuli : str, optional
         The one stimulus set to look at.
     """
 
-    def __init__(self, cache: Any, specs: Sequence[FeatureSpec], stimuli: str | None) -> None:
-        self._cache, self._specs, self._stimuli = os.path.abspath(cache), list(specs), stimuli
+    def __init__(self, cache: Root, specs: Sequence[FeatureSpec], stimuli: str | None) -> None:
+        self._cache = absolute(cache)
+        self._specs, self._stimuli = list(specs), stimuli
         self._pools = self._open()
 
     def read(self, layer: int, ids: np.ndarray) -> np.ndarray:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
 from featpipe.errors import AmbiguousFeatures, FeaturesNotCached
 from featpipe.features._settle import cached_arrays, is_set
 from featpipe.spec import FeatureSpec
-from featpipe.store import CachedArray
+from featpipe.store import CachedArray, Root
 from featpipe.views import USUAL, Augmentation, View, spec_of_view
 
 
-def arrays_of_views(
-    cache: str | os.PathLike[str], specs: Sequence[FeatureSpec], stimuli: str | None
-) -> list[CachedArray]:
+def arrays_of_views(cache: Root, specs: Sequence[FeatureSpec], stimuli: str | None) -> list[CachedArray]:
     """Return the arrays of augmented views of these features, of the stimulus sets that may be looked at."""
     wanted = set(specs)
     views = [a for a in cached_arrays(cache) if a.spec.view and _of_image(a.spec) in wanted]

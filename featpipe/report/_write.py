@@ -52,18 +52,22 @@ def write_report(run_folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 def _render(run: Run) -> str:
-    jinja2 = _optional("jinja2")
     _optional("matplotlib")
-    environment = jinja2.Environment(
+    name, results = ("rdms.html", _rdms) if run.predicts_rdms else ("report.html", _responses)
+    page: str = environment().get_template(name).render(**_content(run), **results(run))
+    return page
+
+
+def environment() -> Any:
+    """Return what fills templates in; every value is escaped."""
+    jinja2 = _optional("jinja2")
+    return jinja2.Environment(
         loader=jinja2.FunctionLoader(_template),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    name, results = ("rdms.html", _rdms) if run.predicts_rdms else ("report.html", _responses)
-    page: str = environment.get_template(name).render(**_content(run), **results(run))
-    return page
 
 
 def _template(name: str) -> str:

@@ -30,6 +30,7 @@ from featpipe.rsa import (
 )
 from featpipe.runs._comparison import LayerComparison
 from featpipe.runs._predict import set_to_read
+from featpipe.store import Root
 
 # What else may choose among cached features, as `fit --set` names it
 SETTINGS = ("preprocess", "precision", "store_dtype", "model_args")
@@ -43,7 +44,7 @@ class CompareRequest:
     ----------
     data : str
         DATA with RDMs, such as ``algonauts2019:DIR``.
-    cache : str
+    cache : str or MirroredURL
     targets : sequence of str
         All by default.
     models : sequence of str
@@ -72,7 +73,7 @@ class CompareRequest:
     """
 
     data: str
-    cache: str = "cache"
+    cache: Root = "cache"
     targets: Sequence[str] = ()
     models: Sequence[str] = ()
     weights: Sequence[str] = ()

@@ -23,8 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from featpipe.errors import WorkError
 from featpipe.runs._parcels import Parcel, Sender, pack_result
-
-LOST = "The connection to dask's scheduler was lost. Look into its log, and run again."
+from featpipe.workers import LOST, outcome
 
 
 class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
@@ -101,7 +100,7 @@ class DaskBackend(AutoBatchingMixin, ParallelBackendBase):
         with self._lock:
             callback = self._waiting.pop(future, None)
         if callback is not None:
-            callback(_outcome(future))
+            callback(outcome(future))
 
     def retrieve_result_callback(self, out):
         """Return what a task found, or raise what kept it from that."""
@@ -146,17 +145,3 @@ def _run(parcel: Parcel, folder: str, threads: int) -> Parcel:
     """Do a batch of calls, on a worker."""
     threadpool_limits(threads)  # not undone: threads of one worker would undo each other's
     return pack_result(parcel.opened()(), Path(folder))
-
-
-def _outcome(future) -> Parcel | BaseException:
-    if future.status == "finished":
-        return future.result()
-    if future.status != "error":
-        return WorkError(LOST)
-    error = future.exception()
-    if isinstance(error, distributed.scheduler.KilledWorker):
-        return WorkError(
-            f"A task was given up because {error.allowed_failures + 1} workers died while they ran it, most likely "
-            "of too little memory. Use fewer workers, or give them more memory."
-        )
-    return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +33,14 @@ from featpipe.model_selection import (
 )
 from featpipe.recipes import Recipe, tuner_of
 from featpipe.runs._folder import RunFolder
-from featpipe.runs._predict import named_as_cached, set_to_read
+from featpipe.runs._predict import named_as_cached, places, set_to_read
 from featpipe.runs._record import AnyDataset, run_record
 from featpipe.runs._seen_in_tuning import refuse_tuned_features
 from featpipe.runs._tasks import Folds, Task, make_task
 from featpipe.runs._tuned import WEIGHTS, forget_trainings, released, told, write_tuned
-from featpipe.runs._workers import Place, Tell, asked_workers, computing
-from featpipe.store import FeatureCache
+from featpipe.runs._workers import Place, computing
+from featpipe.store import FeatureCache, Root, absolute
+from featpipe.workers import Tell, asked_workers
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class FitRequest:
     recipe: Recipe
     data: str
     out: str
-    cache: str = "cache"
+    cache: Root = "cache"
     subject: str | None = None
     target: str | None = None
     surface: str | None = None
@@ -102,6 +102,11 @@ class FitRequest:
             raise RecipeError("--jobs is 0; give a number of processes, or -1 for one a processor.")
         if self.threads is not None and self.threads < 1:
             raise RecipeError(f"--threads is {self.threads}; give the BLAS threads of each task, at least 1.")
+        if (self.dask is not None or self.n_jobs != 1) and str(self.cache).startswith("memory:"):
+            raise RecipeError(
+                f"{self.cache} is in the memory of one process, and --dask and --jobs read it from others. Leave them "
+                "out, or name a cache that others see."
+            )
         if self.dask is not None:
             asked_workers(self.dask)
             if self.n_jobs != 1:
@@ -110,9 +115,9 @@ class FitRequest:
                 )
 
     @property
-    def cache_path(self) -> str:
+    def cache_path(self) -> Root:
         """The cache as this machine's other processes find it, wherever they run."""
-        return self.cache if self.dask is None or "://" in self.cache else os.path.abspath(self.cache)
+        return self.cache if self.dask is None else absolute(self.cache)
 
 
 def fit(
@@ -242,7 +247,7 @@ def _computing(request: FitRequest, task: Task, tell: Tell | None) -> AbstractCo
     return computing(
         task.y,
         out=request.out,
-        cache=request.cache_path,
+        cache=str(request.cache_path),
         dask=request.dask,
         n_jobs=request.n_jobs,
         threads=request.threads,
@@ -312,7 +317,7 @@ def _where(request: FitRequest, dataset: AnyDataset, epoch_progress: Progress | 
         how["progress"] = epoch_progress if here else None
         return told(tuner, dataset.stimuli, **how)
     return {
-        "features__cache": request.cache_path,
+        **places(request.cache_path),
         "features__stimuli": set_to_read(dataset.stimuli, request.cache),
         **named_as_cached(request.recipe.pipeline, trust=request.trust),
     }
@@ -408,18 +413,21 @@ def _fit_final(
     return pipeline, rows
 
 
+_NO_MIRROR = {"mirror": None, "mirror_size": None}
+
+
 def _release(pipeline: Pipeline) -> None:
-    """Let the saved pipeline read new images: in any stimulus set, and without augmented views."""
+    """Let the saved pipeline read new images: in any stimulus set, without augmented views and our own mirror."""
     if tuner_of(pipeline) is not None:
         released(pipeline)
         return
     features = pipeline[0]
-    features.set_params(stimuli=None)
+    features.set_params(stimuli=None, **_NO_MIRROR)
     parts = [("", features)]
     if isinstance(features, JoinedFeatures):
         parts = [*features.parts, *features.parts_]
     for _, part in parts:
-        part.set_params(stimuli=None, views=0)
+        part.set_params(stimuli=None, views=0, **_NO_MIRROR)
 
 
 def _forget_routing(part: Any) -> None:

@@ -19,14 +19,16 @@ from featpipe.runs._folder import RunFolder
 from featpipe.runs._tuned import ready
 from featpipe.spec import FeatureSpec, LayerRequest
 from featpipe.stimuli import StimulusManifest, StimulusSet
-from featpipe.store import FeatureCache
+from featpipe.store import FeatureCache, MirroredURL, Root, mirrored
 
 
 def predict(
     run: RunFolder,
     stimuli: StimulusSet,
     *,
-    cache: str | None = None,
+    cache: Root | None = None,
+    mirror: str | None = None,
+    mirror_size: int | None = None,
     weights: str | None = None,
     means: Means | None = None,
     progress: Progress | None = None,
@@ -40,6 +42,8 @@ def predict(
     stimuli : StimulusSet
     cache : str, optional
         Instead of the run's; not for a tuned network, which reads the images themselves.
+    mirror, mirror_size : str and int, optional
+        Of the cache that is read, see `FeatureCache`.
     weights : str, optional
         Where the weights are now, if they are not where they were; their digest must be the same.
     means, progress
@@ -59,34 +63,44 @@ def predict(
     pipeline = run.load_pipeline(trust=trust)
     if tuner_of(pipeline) is None:
         how: dict[str, Any] = {"weights": weights, "means": means, "progress": progress, "trust": trust}
-        _read_cache(pipeline, run, stimuli, cache, **how)
+        where = mirrored(cache or run.read_json("run.json")["cache"], mirror, mirror_size)
+        _read_cache(pipeline, run, stimuli, where, **how)
     else:
-        _refuse_cache(run, cache)
+        _refuse_cache(run, cache or mirror)
         device = (means or Means()).device
         ready(pipeline, run, stimuli, weights=weights, device=device, trust=trust)
     predicted = pipeline.predict(np.asarray(stimuli.ids))
     return predicted if isinstance(predicted, RDMs) else np.asarray(predicted)
 
 
-def _refuse_cache(run: RunFolder, cache: str | None) -> None:
+def _refuse_cache(run: RunFolder, cache: Root | None) -> None:
     if cache is not None:
         raise RecipeError(
-            f"{run.path} has a tuned network, which reads the images themselves and no cache. Leave --cache out."
+            f"{run.path} has a tuned network, which reads the images themselves and no cache. Leave --cache (and "
+            "--mirror) out."
         )
 
 
-def _read_cache(
-    pipeline: Pipeline, run: RunFolder, stimuli: StimulusSet, cache: str | None, **how: Any
-) -> None:
+def _read_cache(pipeline: Pipeline, run: RunFolder, stimuli: StimulusSet, where: Root, **how: Any) -> None:
     """Let a saved pipeline read the features of some images; what the cache lacks is extracted."""
     record = run.read_json("run.json")
-    where = str(cache or record["cache"])
     specs = [FeatureSpec.from_json(feature["spec"]) for feature in record["features"]]
     known = set_that_holds(specs, stimuli, where)
     if known is None:
         for features in _by_part(record["features"], how["weights"]):
             ensure_features(features, stimuli, where, **how)
-    pipeline.set_params(features__cache=where, features__stimuli=known or stimuli.digest)
+    pipeline.set_params(**places(where), features__stimuli=known or stimuli.digest)
+
+
+def places(cache: Root) -> dict[str, Any]:
+    """Return the parameters of a pipeline's features that say where the cache and its mirror are."""
+    if not isinstance(cache, MirroredURL):
+        return {"features__cache": str(cache), "features__mirror": None, "features__mirror_size": None}
+    return {
+        "features__cache": cache.url,
+        "features__mirror": cache.mirror,
+        "features__mirror_size": cache.size,
+    }
 
 
 def _by_part(features: Sequence[Mapping[str, Any]], weights: str | None) -> list[list[Mapping[str, Any]]]:
@@ -102,7 +116,7 @@ def _by_part(features: Sequence[Mapping[str, Any]], weights: str | None) -> list
     return list(parts.values())
 
 
-def set_that_holds(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: str) -> str | None:
+def set_that_holds(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: Root) -> str | None:
     """Return the digest of a cached set with rows of all these images under all specs, None if there is none.
 
     Part of a cached set, such as a dataset's test split, is then read without the network and its weights.
@@ -132,7 +146,7 @@ def named_as_cached(pipeline: Pipeline, *, trust: bool = False) -> dict[str, str
     return params
 
 
-def set_to_read(stimuli: StimulusSet, cache: str) -> str:
+def set_to_read(stimuli: StimulusSet, cache: Root) -> str:
     """Return the digest of the cached stimulus set to read these images from: their own, or one that has them all.
 
     Responses to some of the images of a folder need not be extracted apart from the folder.
@@ -153,7 +167,7 @@ def _has_images(manifest: StimulusManifest, stimuli: StimulusSet) -> bool:
 def ensure_features(
     features: Sequence[Mapping[str, Any]],
     stimuli: StimulusSet,
-    cache: str,
+    cache: Root,
     *,
     weights: str | None,
     means: Means | None,
@@ -181,7 +195,7 @@ def ensure_features(
         raise RecipeError(_difference(specs, [target.spec for target in done.targets]))
 
 
-def _check_imported(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: str) -> None:
+def _check_imported(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: Root) -> None:
     for spec in specs:
         held = {name for array in arrays_of(cache, spec, None) for name in array.manifest.ids}
         missing = [name for name in stimuli.ids if name not in held]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from featpipe.runs._predict import set_to_read
 from featpipe.runs._tasks import RDMTask, Task
 from featpipe.runs._tuned import network_request, tuner_record
 from featpipe.spec import from_anywhere
+from featpipe.store import Root, absolute
 
 if TYPE_CHECKING:
     from featpipe.runs._fit import FitRequest
@@ -61,7 +61,7 @@ def run_record(
             "n_targets": len(task.names),
         },
         "targets": task.names,
-        "cache": None if recipe.tuner is not None else os.path.abspath(request.cache),
+        "cache": None if recipe.tuner is not None else _cache_of(request),
         "given": dict(request.given),
         "cv": cv,
         "folds": [list(map(str, ids)) for ids in evaluation.test_ids],
@@ -80,6 +80,11 @@ def run_record(
     }
 
 
+def _cache_of(request: FitRequest) -> str:
+    """Return where the cache is found again: a URL, or a folder's whole path; a mirror is this machine's own."""
+    return str(absolute(request.cache))
+
+
 def _inputs(request: FitRequest, dataset: AnyDataset, final: Pipeline) -> dict[str, Any]:
     """Return the features that were read, or what became of the network that read images."""
     if (tuner := tuner_of(final)) is None:
@@ -89,7 +94,7 @@ def _inputs(request: FitRequest, dataset: AnyDataset, final: Pipeline) -> dict[s
     return {"features": [], "tuner": tuner_record(tuner, resolve(asked).weights)}
 
 
-def features_record(pipeline: Pipeline, cache: str, stimuli: str) -> list[dict[str, Any]]:
+def features_record(pipeline: Pipeline, cache: Root, stimuli: str) -> list[dict[str, Any]]:
     """Return the features that a fitted pipeline reads: spec, cache key, and how they were asked for."""
     features = pipeline[0]
     records = []

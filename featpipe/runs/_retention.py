@@ -23,7 +23,7 @@ from featpipe.runs._folder import RunFolder
 from featpipe.runs._tuned import WEIGHTS, network_request, refuse_other_network, tuned_of
 from featpipe.spec import FeatureSpec, LayerRequest
 from featpipe.stimuli import StimulusSet
-from featpipe.store import FeatureCache
+from featpipe.store import FeatureCache, Root
 
 _INNER = 3  # folds that choose C
 _PENALTIES = tuple(10.0**power for power in range(-5, 1))
@@ -63,7 +63,7 @@ def retention(
     stimuli: StimulusSet,
     *,
     layers: Sequence[str] = (),
-    cache: str = "cache",
+    cache: Root = "cache",
     weights: str | None = None,
     n_folds: int = 5,
     n_draws: int = 1000,
@@ -180,7 +180,7 @@ def _networks(run: RunFolder, *, weights: str | None, trust: bool) -> tuple[Mode
     return before, after
 
 
-def _features(order: Order, stimuli: StimulusSet, cache: str, **how: Any) -> np.ndarray:
+def _features(order: Order, stimuli: StimulusSet, cache: Root, **how: Any) -> np.ndarray:
     """Return the layers of a network side by side, (n_images, n_features), extracting what the cache lacks."""
     from featpipe.extraction import extract  # torch, only where something is extracted
 
@@ -191,7 +191,7 @@ def _features(order: Order, stimuli: StimulusSet, cache: str, **how: Any) -> np.
     )
 
 
-def _reader(spec: FeatureSpec, cache: str, stimuli: StimulusSet) -> CachedFeatures:
+def _reader(spec: FeatureSpec, cache: Root, stimuli: StimulusSet) -> CachedFeatures:
     """Return what reads exactly these features."""
     assert spec.preprocessing is not None, "they were extracted"
     return CachedFeatures(

@@ -36,6 +36,8 @@ def score(
     subject: str | None = None,
     target: str | None = None,
     cache: str | None = None,
+    mirror: str | None = None,
+    mirror_size: int | None = None,
     means: Means | None = None,
     progress: Progress | None = None,
     trust: bool = False,
@@ -54,7 +56,7 @@ def score(
         DATA.
     subject, target : str, optional
         As in `fit`; a run's own are the default.
-    cache, means, progress, trust
+    cache, mirror, mirror_size, means, progress, trust
         See `predict`.
 
     Returns
@@ -71,9 +73,8 @@ def score(
     sources = run_folders([source] if isinstance(source, str) else source)
     if len(sources) == 1 and sources[0].endswith(".zip") and parse_data(data)[0] == "algonauts2023":
         return together(_scored_submission(sources[0], data, subject, target))
-    how: dict[str, Any] = {
-        "cache": cache, "means": means, "progress": progress, "trust": trust,
-    }  # fmt: skip
+    where = {"cache": cache, "mirror": mirror, "mirror_size": mirror_size}
+    how: dict[str, Any] = {**where, "means": means, "progress": progress, "trust": trust}
     if len(sources) > 1:
         _refuse_together(sources)
         return together(_of_responses(_score_one(one, data, subject, target, **how), one) for one in sources)

@@ -39,6 +39,8 @@ def score_rdms(
     target: str | None,
     *,
     cache: str | None = None,
+    mirror: str | None = None,
+    mirror_size: int | None = None,
     means: Means | None = None,
     progress: Progress | None = None,
     trust: bool = False,
@@ -48,7 +50,16 @@ def score_rdms(
     if Path(source).is_dir():
         run = RunFolder.open(source)
         stimuli = dataset.stimuli.select(dataset.ids.tolist())
-        predicted = predict(run, stimuli, cache=cache, means=means, progress=progress, trust=trust)
+        predicted = predict(
+            run,
+            stimuli,
+            cache=cache,
+            mirror=mirror,
+            mirror_size=mirror_size,
+            means=means,
+            progress=progress,
+            trust=trust,
+        )
         assert isinstance(predicted, RDMs), "runs of responses were refused"
         predictions = {str(run.read_json("run.json")["data"]["target"]): predicted}
     else:
@@ -150,6 +161,8 @@ def submit(
     out: str,
     *,
     cache: str | None = None,
+    mirror: str | None = None,
+    mirror_size: int | None = None,
     means: Means | None = None,
     progress: Progress | None = None,
     trust: bool = False,
@@ -164,7 +177,7 @@ def submit(
         The images, whose natural order is that of rows and columns.
     out : str
         The ``.zip``.
-    cache, means, progress, trust
+    cache, mirror, mirror_size, means, progress, trust
         See `predict`.
 
     Returns
@@ -190,12 +203,12 @@ def submit(
             f"of {', '.join(map(_target_of, map(RunFolder.open, runs)))}."
         )
     ordered = stimuli.select(list(natsort.natsorted(stimuli.ids)))
+    where = {"cache": cache, "mirror": mirror, "mirror_size": mirror_size}
+    how: dict[str, Any] = {**where, "means": means, "progress": progress, "trust": trust}
     rdms = {}
     for target in TRACKS[track]:
         _warn_of_training_images(folders[target], ordered)
-        predicted = predict(
-            folders[target], ordered, cache=cache, means=means, progress=progress, trust=trust
-        )
+        predicted = predict(folders[target], ordered, **how)
         assert isinstance(predicted, RDMs), "a run of RDMs predicts RDMs"
         rdms[target] = predicted.values[0]
     write_submission(out, track, rdms)

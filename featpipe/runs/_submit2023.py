@@ -6,6 +6,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ def submit_algonauts2023(
     *,
     partial: bool = False,
     cache: str | None = None,
+    mirror: str | None = None,
+    mirror_size: int | None = None,
     means: Means | None = None,
     progress: Progress | None = None,
     trust: bool = False,
@@ -47,7 +50,7 @@ def submit_algonauts2023(
         The ``.zip``.
     partial : bool
         Let fewer than the eight subjects do.
-    cache, means, progress, trust
+    cache, mirror, mirror_size, means, progress, trust
         See `predict`.
 
     Returns
@@ -78,12 +81,12 @@ def submit_algonauts2023(
         for name, part in found.items()
         for hemisphere in HEMISPHERES
     }
+    where = {"cache": cache, "mirror": mirror, "mirror_size": mirror_size}
+    how: dict[str, Any] = {**where, "means": means, "progress": progress, "trust": trust}
     with written_whole(Path(out)) as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=_LEVEL) as archive:
             for name, part in found.items():
-                predicted = predict(
-                    part.run, images[name], cache=cache, means=means, progress=progress, trust=trust
-                )
+                predicted = predict(part.run, images[name], **how)
                 _write_subject(archive, part, np.asarray(predicted)[:, part.columns])
         file.flush()
         check_submission(file.name, wanted)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import glob
-import importlib.metadata
-import importlib.util
 import json
-import logging
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,11 +21,19 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import featpipe
 from featpipe.datasets import Responses, fingerprint
-from featpipe.errors import MissingDependency, RecipeError, RequestError, WorkError
-from featpipe.memory import available_memory
+from featpipe.errors import RequestError, WorkError
+from featpipe.workers import (
+    LOST,
+    PATIENCE,
+    Tell,
+    asked_workers,
+    connected,
+    dashboard,
+    described,
+    wait_for_workers,
+    workers_are_gone,
+)
 
-Tell = Callable[[str], None]
-PATIENCE = 300.0  # seconds that a run waits for a worker, as one in a cluster's queue
 _LOOK = 1.0  # seconds between looks at whether there is one
 
 
@@ -52,25 +57,6 @@ class Place:
     n_jobs: int | None
     threads: int | None
     record: dict[str, Any] = field(default_factory=dict)
-
-
-def asked_workers(text: str) -> int | str:
-    """Read ``--dask``: a number of processes to start here, or the address of a scheduler.
-
-    Raises
-    ------
-    RecipeError
-        It is neither.
-    MissingDependency
-        dask is not installed.
-    """
-    if not (text.isdecimal() and int(text) > 0) and "://" not in text:
-        raise RecipeError(
-            f"--dask {text!r} is neither a number of workers nor the address of a scheduler, such as tcp://node1:8786."
-        )
-    if importlib.util.find_spec("distributed") is None:
-        raise MissingDependency("--dask needs dask and distributed: pip install 'featpipe[dask]'.")
-    return int(text) if text.isdecimal() else text
 
 
 @contextmanager
@@ -104,12 +90,12 @@ def computing(
         asked = asked_workers(dask)
         share = max(1, joblib.cpu_count() // asked) if isinstance(asked, int) else 1
         per_task = share if threads is None else threads
-        with _scratch(out) as scratch, _client(asked, per_task, scratch) as client:
-            _wait_for(client, asked if isinstance(asked, int) else 1, tell)
+        with _scratch(out) as scratch, connected(asked, per_task, scratch) as client:
+            wait_for_workers(client, asked if isinstance(asked, int) else 1, tell, patience=PATIENCE)
             sent = _sent(y, scratch)
             _check_workers(client, scratch, cache, sent)
-            workers = _described(client)
-            tell(f"dask: {workers['n_workers']} workers at {workers['address']}, {_dashboard(client)}")
+            workers = described(client)
+            tell(f"dask: {workers['n_workers']} workers at {workers['address']}, {dashboard(client)}")
             with _backend(client, scratch, per_task):
                 yield Place(sent, None, per_task, _record(None, per_task) | {"dask": workers})
 
@@ -133,87 +119,6 @@ def _scratch(out: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # a worker that is dying may still write there
-
-
-@contextmanager
-def _client(asked: int | str, threads: int, scratch: Path) -> Iterator[Any]:
-    """Connect to a scheduler, or start one with workers, and close all that was started, also on Ctrl-C."""
-    from distributed import Client
-
-    if isinstance(asked, int):
-        with (
-            _local_cluster(asked, threads, scratch) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
-        return
-    try:
-        client = Client(asked, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"There is no dask scheduler at {asked} ({error}). Start one with `dask scheduler`, or use --dask N for "
-            "workers on this machine."
-        ) from error
-    with client:
-        yield client
-
-
-@contextmanager
-def _local_cluster(n_workers: int, threads: int, scratch: Path) -> Iterator[Any]:
-    import dask
-    from distributed import LocalCluster
-
-    from featpipe.runs._gpus import NannyOfOneGPU, visible_gpus
-
-    counts = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
-    settings = {
-        # Workers hold no data: beyond its share of memory one can but be ended. A paused one would be waited for.
-        **{f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")},
-        "distributed.nanny.pre-spawn-environ": {**counts, "MALLOC_TRIM_THRESHOLD_": 65536},
-    }
-    options = {
-        "n_workers": n_workers,
-        "threads_per_worker": 1,
-        **{"worker_class": NannyOfOneGPU, "gpus": visible_gpus()},
-        "host": "127.0.0.1",
-        "dashboard_address": "127.0.0.1:0",
-        "memory_limit": available_memory() // n_workers,
-        "local_directory": str(scratch),
-        "silence_logs": logging.CRITICAL,
-    }
-    with dask.config.set(settings), _same_environment():
-        try:
-            cluster = LocalCluster(**options)
-        except RuntimeError as error:
-            raise WorkError(f"{n_workers} dask workers could not be started here ({error}).") from error
-        with cluster:
-            yield cluster
-
-
-@contextmanager
-def _same_environment() -> Iterator[None]:
-    """Undo what starting workers leaves in our own environment."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-def _wait_for(client: Any, n_workers: int, tell: Tell) -> None:
-    """Wait until there are workers: those of a cluster may stand in a queue."""
-    if len(client.nthreads()) >= n_workers:
-        return
-    tell(f"dask: waiting for workers of {client.scheduler.address}")
-    try:
-        client.wait_for_workers(n_workers, timeout=PATIENCE)
-    except TimeoutError as error:
-        raise WorkError(
-            f"{client.scheduler.address} had no worker for {PATIENCE:.0f} s. Start some with `dask worker ADDRESS`, or "
-            "look into the queue that they wait in."
-        ) from error
 
 
 def _sent(y: Any, scratch: Path) -> Any:
@@ -257,22 +162,6 @@ def _names(folder: str) -> list[str]:
     )
 
 
-def _described(client: Any) -> dict[str, Any]:
-    threads = client.nthreads()
-    return {
-        "address": client.scheduler.address,
-        "n_workers": len(threads),
-        "worker_threads": sorted(threads.values()),
-        "distributed": importlib.metadata.version("distributed"),
-    }
-
-
-def _dashboard(client: Any) -> str:
-    if client.cluster is not None and importlib.util.find_spec("bokeh") is None:
-        return "without a dashboard, which needs bokeh"
-    return f"dashboard {client.dashboard_link}"
-
-
 @contextmanager
 def _backend(client: Any, scratch: Path, threads: int) -> Iterator[None]:
     """Let joblib use the workers, and end what waits for them once there are none."""
@@ -291,8 +180,6 @@ def _backend(client: Any, scratch: Path, threads: int) -> Iterator[None]:
 
 
 def _watch(client: Any, backend: Any, done: threading.Event) -> None:
-    from featpipe.runs._dask_backend import LOST
-
     last = time.monotonic()  # that a worker was seen
     while not done.wait(_LOOK):
         if client.status != "running":
@@ -303,11 +190,7 @@ def _watch(client: Any, backend: Any, done: threading.Event) -> None:
         elif _n_workers(client):
             last = time.monotonic()
         elif time.monotonic() - last > PATIENCE:
-            backend.fail(
-                WorkError(
-                    f"All dask workers are gone, and none came back in {PATIENCE:.0f} s. Look into their logs."
-                )
-            )
+            backend.fail(workers_are_gone(PATIENCE))
 
 
 def _n_workers(client: Any) -> int:

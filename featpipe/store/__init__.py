@@ -2,32 +2,81 @@
 
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
+from featpipe.store._choice import ArrayChoice
 from featpipe.store._claim_files import ClaimFiles, Owner
-from featpipe.store._claims import CLAIM_EXPIRY, LEAST_CLAIM_EXPIRY, Claims, exclusive_claim, work_of
+from featpipe.store._claims import (
+    CLAIM_EXPIRY,
+    LEAST_CLAIM_EXPIRY,
+    Claims,
+    claim_storage,
+    exclusive_claim,
+    work_of,
+)
 from featpipe.store._codec import CODECS
-from featpipe.store._mend import Mended, mend_files, recovered_array
+from featpipe.store._copy import Copied
+from featpipe.store._evidence import sound_commits
+from featpipe.store._export import ENDINGS, export_array
+from featpipe.store._find import ArrayFilter, key_named, last_written
+from featpipe.store._garbage import Garbage, GarbageFilter
+from featpipe.store._mend import Mended, mend_files, recovered_array, seal_again
+from featpipe.store._open import FORMS, open_array
+from featpipe.store._provenance import Origin, origins, spans
+from featpipe.store._published import publish_index, renew_index
+from featpipe.store._statistics import Statistics, array_statistics
 from featpipe.store._stimuli import StoredStimuli
+from featpipe.store._transfer import Move, plan_transfer, transfer
 from featpipe.store._verify import Problem, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter
+from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, shown_url
 
 __all__ = [
     "CLAIM_EXPIRY",
     "CODECS",
+    "ENDINGS",
+    "FORMS",
     "LEAST_CLAIM_EXPIRY",
     "SHARD_ROWS",
+    "ArrayChoice",
+    "ArrayFilter",
     "ArrayWriter",
     "CachedArray",
     "ClaimFiles",
     "Claims",
+    "Copied",
     "FeatureCache",
+    "Garbage",
+    "GarbageFilter",
     "Mended",
+    "MirroredURL",
+    "Move",
+    "Origin",
     "Owner",
     "Problem",
+    "Root",
     "Scope",
+    "Statistics",
     "StoredStimuli",
+    "absolute",
+    "array_statistics",
+    "claim_storage",
     "exclusive_claim",
+    "export_array",
+    "is_url",
+    "key_named",
+    "last_written",
     "mend_files",
+    "mirrored",
+    "open_array",
+    "origins",
+    "plan_transfer",
+    "publish_index",
     "recovered_array",
+    "renew_index",
+    "seal_again",
+    "shown_url",
+    "sound_commits",
+    "spans",
+    "transfer",
     "verify_cache",
     "work_of",
 ]

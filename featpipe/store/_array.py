@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from featpipe.errors import CacheCorrupt, FeaturesNotCached, SpecError, StimulusNotCached
-from featpipe.spec import FeatureSpec
+from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecError, StimulusNotCached
+from featpipe.spec import FeatureSpec, digest_of
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._commits import commit_path, committed_shards, read_commit
-from featpipe.store._documents import parse_json, read_bytes, require_format
+from featpipe.store._commits import commit_name, committed_shards, non_finite_in, read_commit
+from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
+    Request,
     checked_out,
     checked_rows,
     default_threads,
+    read_remote,
     read_requests,
     requests_of,
 )
+from featpipe.store._seal import read_seal
 from featpipe.store._shard import ShardFile
 from featpipe.store._static import FEATURES_METADATA, SPEC, decode_ids
+from featpipe.store.location import Folder, Location
+
+ARRAYS = "arrays"
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class CachedArray:
     """The features of one layer for one stimulus set, as far as they are cached.
 
     Opening reads two small files; rows, ids and commit records are read when asked for. A shard counts once
-    its commit record is there, and commit records are looked up afresh each time.
+    its commit record is there. Commit records are looked up afresh each time in a folder; elsewhere once, from
+    ``sealed.json`` where the array has one, and again when rows are missing.
 
     Parameters
     ----------
@@ -43,40 +50,61 @@ class CachedArray:
     stimuli_digest : str
         Digest of the stimulus set.
     layout : ArrayLayout
-    folder : Path
-        ``CACHE/arrays/KEY``.
+    location : Location
+        The cache.
     """
 
     key: str
     spec: FeatureSpec
     stimuli_digest: str
     layout: ArrayLayout
-    folder: Path
+    location: Location
     _stimuli: Callable[[str], StimulusManifest] = field(repr=False, compare=False)
-    _provenance: dict[tuple[int, int], dict[str, Any]] = field(
+    _provenance: dict[tuple[int, Any], dict[str, Any]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path, stimuli: Callable[[str], StimulusManifest]) -> Self:
-        """Open the array in a folder; raises `FeaturesNotCached`, `CacheCorrupt`, or `RequestError`."""
-        key = folder.name
-        if not folder.is_dir():
+    def open(cls, location: Location, key: str, stimuli: Callable[[str], StimulusManifest]) -> Self:
+        """Open an array; raises `FeaturesNotCached`, `CacheCorrupt`, or `RequestError`."""
+        return location.checked(array_folder(key), lambda: cls._open(location, key, stimuli))
+
+    @classmethod
+    def _open(cls, location: Location, key: str, stimuli: Callable[[str], StimulusManifest]) -> Self:
+        base = array_folder(key)
+        if not location.has_array(base):
             raise FeaturesNotCached(
-                f"There is no array {key!r} in {folder.parent.parent}. `featpipe cache ls` lists those that "
-                "are there."
+                f"There is no array {key!r} in {location.url}. `featpipe cache ls` lists those that are there."
             )
-        spec, digest = read_spec(folder / SPEC, key)
-        path = folder / FEATURES_METADATA
-        layout = ArrayLayout.parse(path, parse_json(path, read_bytes(path)))
+        spec, digest = read_spec(location, f"{base}/{SPEC}", key)
+        name = f"{base}/{FEATURES_METADATA}"
+        path = f"{location.url}/{name}"
+        layout = ArrayLayout.parse(path, read_json(location, name))
         if layout.dtype != spec.store_dtype:
             raise CacheCorrupt(f"{path} says {layout.dtype}, but the spec of {key} {spec.store_dtype}.")
-        return cls(key, spec, digest, layout, folder, stimuli)
+        return cls(key, spec, digest, layout, location, stimuli)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel to workers without ids and manifest, which are read again where they are needed."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"_provenance": {}, "_seen": {}}
 
     @property
-    def root(self) -> Path:
-        """The cache's folder."""
-        return self.folder.parent.parent
+    def base(self) -> str:
+        """The array's folder below the cache's."""
+        return array_folder(self.key)
+
+    @property
+    def folder(self) -> Path:
+        """Where the array lies, in a cache that is a folder."""
+        if not isinstance(self.location, Folder):
+            raise RequestError(f"Array {self.key} lies at {self.location.url}, and in no folder.")
+        return self.location.path(self.base)
+
+    @property
+    def root(self) -> Path | str:
+        """The cache's folder, or its URL."""
+        return self.location.root if isinstance(self.location, Folder) else self.location.url
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -121,19 +149,45 @@ class CachedArray:
     @cached_property
     def ids(self) -> tuple[str, ...]:
         """Ids in the order of the rows, from the array itself: quicker than `manifest` for large sets."""
-        ids = decode_ids(read_bytes(self.folder / GROUP / STIMULUS / "c" / "0", largest=1 << 30))
+        if self.location.remote:
+            return self.manifest.ids  # whose digest was checked
+        ids = decode_ids(read_bytes(self.location, f"{self.base}/{GROUP}/{STIMULUS}/c/0", largest=1 << 30))
         if len(ids) != self.n_stimuli:
             raise CacheCorrupt(f"Array {self.key} has {self.n_stimuli} rows, but {len(ids)} ids.")
         return ids
 
     @property
     def committed(self) -> frozenset[int]:
-        """Shards that count now."""
-        return committed_shards(self.folder, self.layout.n_shards)
+        """Shards that count now; at a remote place, those that counted when last looked up."""
+        if not self.location.remote:
+            return committed_shards(self.location, self.base, self.layout.n_shards)
+        if "committed" not in self._seen:
+            self._seen["committed"] = self._committed_there()
+        found: frozenset[int] = self._seen["committed"]
+        return found
+
+    def _committed_there(self) -> frozenset[int]:
+        if self._sealed() is not None:
+            return frozenset(range(self.layout.n_shards))
+        return committed_shards(self.location, self.base, self.layout.n_shards)
+
+    def _sealed(self) -> list[dict[str, Any]] | None:
+        """Return the commit records of an array somewhere else that is sealed, read once."""
+        if "sealed" not in self._seen:
+            self._seen["sealed"] = self.location.checked(
+                self.base, lambda: read_seal(self.location, self.base, self.key, self.layout)
+            )
+        found: list[dict[str, Any]] | None = self._seen["sealed"]
+        return found
+
+    def look_again(self) -> None:
+        """Forget which shards of an array somewhere else count, unless it is sealed."""
+        if self._seen.get("sealed") is None:
+            self._seen.clear()
 
     def is_committed(self, shard: int) -> bool:
         """Whether a shard counts now; quicker than `committed`."""
-        return commit_path(self.folder, shard).exists()
+        return self.location.exists(commit_name(self.base, shard))
 
     @property
     def missing(self) -> list[int]:
@@ -151,7 +205,31 @@ class CachedArray:
 
     def commit(self, shard: int) -> dict[str, Any]:
         """Return the commit record of one shard, checked; raises `CacheCorrupt`."""
-        return read_commit(self.folder, self.key, shard, self.layout.rows_of(shard))
+        if not self.location.remote:
+            return self._read_commit(shard)
+        if "commits" not in self._seen:
+            self._seen["commits"] = {}
+        commits: dict[int, dict[str, Any]] = self._seen["commits"]
+        if shard not in commits:
+            commits[shard] = self._commit_there(shard)
+        return commits[shard]
+
+    def _read_commit(self, shard: int) -> dict[str, Any]:
+        return read_commit(self.location, self.base, self.key, shard, self.layout.rows_of(shard))
+
+    def _commit_there(self, shard: int) -> dict[str, Any]:
+        """Read a commit record somewhere else; it must be of rows laid out as ``zarr.json`` says."""
+        sealed = self._sealed()
+        if sealed is not None:
+            commit = sealed[shard]
+        else:
+            commit = self.location.checked(self.base, lambda: self._read_commit(shard))
+        if commit["static"].get(FEATURES_METADATA) != digest_of(self.layout.features_metadata()):
+            raise CacheCorrupt(
+                f"{self.location.url}/{self.base}/{FEATURES_METADATA} is not the one that shard {shard} was written "
+                "under. Run `featpipe cache verify` on this cache."
+            )
+        return commit
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -159,24 +237,43 @@ class CachedArray:
         if not (committed := self.committed):
             return {}
         shard = min(committed)
-        path = commit_path(self.folder, shard)
-        record = (shard, path.stat().st_ino if path.exists() else 0)  # a repaired shard has another record
-        if record not in self._provenance:
-            self._provenance[record] = self.commit(shard)["provenance"]
-        return self._provenance[record]
+        # A repaired shard has another record.
+        version = None if self.location.remote else self.location.version(commit_name(self.base, shard))
+        if (shard, version) not in self._provenance:
+            self._provenance[shard, version] = self.commit(shard)["provenance"]
+        return self._provenance[shard, version]
+
+    def non_finite(self) -> dict[int, int]:
+        """Return how many values are NaN or infinite in each committed shard that has any, by its record."""
+        if self.location.remote:
+            counts = {shard: self.commit(shard)["non_finite"] for shard in sorted(self.committed)}
+        else:
+            counts = {
+                shard: non_finite_in(self.location, self.base, shard) for shard in sorted(self.committed)
+            }
+        return {shard: count for shard, count in counts.items() if count}
 
     @property
     def nbytes(self) -> int:
         """Bytes on disk of the committed shards."""
-        return sum(self.shard_path(shard).stat().st_size for shard in self.committed)
+        if self.location.remote:
+            return sum(commit["size"] for commit in self.commits())
+        return sum(self.location.size(self.shard_name(shard)) for shard in self.committed)
+
+    def shard_name(self, shard: int) -> str:
+        """Return the file of a shard below the cache's folder."""
+        return f"{self.base}/{self.layout.shard_path(shard)}"
 
     def shard_path(self, shard: int) -> Path:
-        """Return the file of a shard."""
+        """Return the file of a shard, in a cache that is a folder."""
         return self.folder / self.layout.shard_path(shard)
 
-    def shard_folder(self, shard: int) -> Path:
-        """Return the folder that appears when a shard is published."""
-        return self.folder / ArrayLayout.shard_folder(shard)
+    def is_sound(self, shard: int) -> bool:
+        """Whether a shard's bytes are those that were committed."""
+        try:
+            return bool(self.location.digest(self.shard_name(shard)) == self.commit(shard)["sha256"])
+        except (CacheCorrupt, OSError):  # a record or a file that is damaged, lost, or closed to us
+            return False
 
     def read(
         self, rows: np.ndarray | None = None, *, out: np.ndarray | None = None, threads: int | None = None
@@ -202,18 +299,41 @@ class CachedArray:
             Rows lie in shards that are not committed.
         CacheCorrupt
             A shard cannot be what was written. Only `FeatureCache.verify` sees every changed byte.
+        CacheReadError
+            There is no permission to read it, or the disk fails.
         """
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)
         values = checked_out(out, (len(wanted), *self.row_shape), self.dtype)
         requests = requests_of(wanted, self.layout)
-        read_requests(requests, self.layout, self.open_shard, values, threads=threads or default_threads())
+        self.location.checked(self.base, lambda: self._carry_out(requests, values, threads))
         return values
+
+    def _carry_out(self, requests: Sequence[Request], values: np.ndarray, threads: int | None) -> None:
+        here = self.location
+        try:
+            if not here.remote or here.at_hand(self._files_of(requests)):
+                how_many = threads or default_threads()
+                read_requests(requests, self.layout, self.open_shard, values, threads=how_many)
+            else:
+                how_many, whole = threads or here.threads, here.whole_files
+                read_remote(requests, self.layout, self.open_shard, values, threads=how_many, whole=whole)
+        except CacheCorrupt:
+            self._seen.clear()  # what is said of the shards may have changed since
+            raise
+
+    def _files_of(self, requests: Sequence[Request]) -> list[tuple[int, str]]:
+        """Return size and SHA-256 of the shards that are wanted."""
+        commits = [self.commit(shard) for shard in dict.fromkeys(request.shard for request in requests)]
+        return [(commit["size"], commit["sha256"]) for commit in commits]
 
     def open_shard(self, shard: int) -> ShardFile:
         """Open the file of a shard."""
-        path = f"{self.folder}/{self.layout.shard_path(shard)}"  # much quicker than a Path
-        return ShardFile(path, self.layout, shard, label=self.label)
+        known: dict[str, Any] = {}
+        if self.location.remote:
+            commit = self.commit(shard)
+            known = {"size": commit["size"], "sha256": commit["sha256"]}
+        return ShardFile(self.location, self.shard_name(shard), self.layout, shard, label=self.label, **known)
 
     def label(self, shard: int) -> str:
         """Name a shard in messages."""
@@ -226,6 +346,10 @@ class CachedArray:
         if len(committed) == self.layout.n_shards:
             return
         absent = ~np.isin(rows // self.shard_rows, sorted(committed))
+        if absent.any() and self._seen:  # committed elsewhere since we looked
+            self._seen.clear()
+            committed = self.committed
+            absent = ~np.isin(rows // self.shard_rows, sorted(committed))
         if absent.any():
             first = self.ids[int(rows[int(np.argmax(absent))])]
             raise StimulusNotCached(
@@ -235,9 +359,18 @@ class CachedArray:
             )
 
 
-def read_spec(path: Path, key: str) -> tuple[FeatureSpec, str]:
-    """Return the spec and the digest of the stimulus set; raises `CacheCorrupt` unless they have the key."""
-    content = read_bytes(path)
+def array_folder(key: str) -> str:
+    """Return the folder of an array below the cache's."""
+    return f"{ARRAYS}/{key}"
+
+
+def read_spec(location: Location, name: str, key: str) -> tuple[FeatureSpec, str]:
+    """Read ``spec.json``: the spec and the digest of the stimulus set; raises as `CachedArray.open`."""
+    return parse_spec(f"{location.url}/{name}", read_bytes(location, name), key)
+
+
+def parse_spec(path: str, content: bytes, key: str) -> tuple[FeatureSpec, str]:
+    """Parse the content of ``spec.json``, see `read_spec`."""
     found = hashlib.sha256(content).hexdigest()
     if found != key:
         raise CacheCorrupt(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,25 @@ import numpy as np
 from featpipe.errors import FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._array import CachedArray
+from featpipe.store._array import ARRAYS, CachedArray, array_folder
 from featpipe.store._codec import choose_codec
-from featpipe.store._commits import commit_path
+from featpipe.store._commits import commit_name
+from featpipe.store._find import ArrayFilter, Unreadable, array_named, find_arrays
+from featpipe.store._garbage import Garbage, GarbageFilter, find_garbage, remove_garbage
 from featpipe.store._layout import DTYPES, ArrayLayout
-from featpipe.store._publish import set_aside, staging
-from featpipe.store._stimuli import StoredStimuli, load_stimuli, store_stimuli
+from featpipe.store._open import open_array
+from featpipe.store._seal import SEAL
+from featpipe.store._stimuli import STIMULI, StoredStimuli, load_stimuli, store_stimuli
 from featpipe.store._verify import Problem, Progress, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter, create_array, open_writer
+from featpipe.store.location import Folder, Location, Root, locate, mirrored
 
 SHARD_ROWS = 256
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FeatureCache:
-    """Features on disk, one array per (feature spec, stimulus set).
+    """Features on disk or behind a URL, one array per (feature spec, stimulus set).
 
     Nothing is created before the first write. Readers and writers need no lock: arrays, shards and
     commit records appear whole or not at all, and only where nothing was before. ``cache/README.md`` has
@@ -37,39 +40,85 @@ class FeatureCache:
     Parameters
     ----------
     root : str or Path
-        A local folder.
+        A folder, or the URL of one: ``s3://``, ``gs://``, ``memory://``, ``file://``, and ``http(s)://`` for a
+        published cache that is only read.
+    mirror : str or Path, optional
+        Folder for copies of what is read from a URL; processes may share it, and caches too.
+    mirror_size : int, optional
+        Bytes of shards that it may hold, 100 GB by default; the least recently used are dropped.
 
     Raises
     ------
     RequestError
-        It is a file.
+        It is a file, or a URL that names no cache; or a folder that needs no mirror.
+    MissingDependency
+        A URL, and the extra ``remote`` is not installed.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-        if self.root.is_file():
+    def __init__(
+        self, root: Root, mirror: str | os.PathLike[str] | None = None, mirror_size: int | None = None
+    ) -> None:
+        self.location: Location = locate(mirrored(root, mirror, mirror_size))
+        if isinstance(self.location, Folder) and self.location.is_file():
             raise RequestError(f"The cache {self.root} is a file; name a folder.")
         self._stimuli: dict[str, StoredStimuli] = {}  # immutable on disk, and read once
+
+    @property
+    def root(self) -> Path | str:
+        """The cache's folder, or its URL."""
+        return self.location.root if isinstance(self.location, Folder) else self.location.url
 
     def __repr__(self) -> str:
         return f"FeatureCache({str(self.root)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "_stimuli": {}}  # travels to workers without the ids
+        return {"location": self.location, "_stimuli": {}}  # travels to workers without the ids
 
     def keys(self) -> list[str]:
         """Return the keys of all arrays, sorted."""
-        return _digests_in(self.root / "arrays")
+        return _digests_in(self.location, ARRAYS)
 
     def array(self, key: str) -> CachedArray:
         """Open an array; raises `FeaturesNotCached`, or `CacheCorrupt` when it is not what its key says."""
         if not _DIGEST.fullmatch(key):
             raise FeaturesNotCached(f"A key has 64 hexadecimal digits, got {key!r}.")
-        return CachedArray.open(self.root / "arrays" / key, self._manifest)
+        return CachedArray.open(self.location, key, self._manifest)
 
     def arrays(self) -> list[CachedArray]:
         """Open all arrays; raises `CacheCorrupt` naming the first that cannot be."""
-        return [self.array(key) for key in self.keys()]
+        return [self.array(key) for key in self.keys() if self.has(key)]
+
+    def has(self, key: str) -> bool:
+        """Whether an array may be opened: in an object store one appears file by file, the spec last."""
+        return self.location.has_array(array_folder(key))
+
+    def named(self, key: str) -> CachedArray:
+        """Open the one array whose key begins so; raises `FeaturesNotCached` or `AmbiguousFeatures`."""
+        return array_named(self, key)
+
+    def find(self, *, unreadable: Unreadable | None = None, **wanted: Any) -> list[CachedArray]:
+        """Open the arrays that have all that is asked for, such as ``find(model="timm:*", complete=True)``.
+
+        The names are the fields of `ArrayFilter`. A damaged array raises `CacheCorrupt`, one of another format
+        `RequestError`, unless `unreadable` is there to be told of its key and the error.
+        """
+        return find_arrays(self, ArrayFilter(**wanted), unreadable)
+
+    def open(self, array: str | CachedArray, as_: str = "numpy", *, partial: bool = False) -> Any:
+        """Open an array, named by a key or its first digits, as numpy, zarr, dask or xarray users expect it.
+
+        See `open_array`: ``as_`` is one of ``numpy``, ``zarr``, ``dask`` and ``xarray``; an incomplete array
+        raises `StimulusNotCached`, or with `partial` has NaN in the rows that are missing.
+        """
+        return open_array(self.named(array) if isinstance(array, str) else array, as_, partial=partial)
+
+    def garbage(self, **wanted: Any) -> list[Garbage]:
+        """List what the cache no longer needs; the names are the fields of `GarbageFilter`."""
+        return find_garbage(self.location, GarbageFilter(**wanted))
+
+    def discard(self, garbage: Iterable[Garbage]) -> list[tuple[Garbage, str]]:
+        """Remove what `garbage` listed, but no array; return what was kept, and why."""
+        return remove_garbage(self.location, garbage)
 
     def match(self, wanted: Callable[[FeatureSpec], bool]) -> list[CachedArray]:
         """Open the arrays whose spec is wanted."""
@@ -82,18 +131,18 @@ class FeatureCache:
     def keys_of(self, spec: FeatureSpec) -> list[str]:
         """Return the keys of the arrays that hold these features, one a stimulus set."""
         keys = map(spec.key, self.stimuli_digests())  # sets are few and arrays many, so only those are listed
-        return [key for key in keys if (self.root / "arrays" / key).is_dir()]
+        return [key for key in keys if self.has(key)]
 
     def stimuli_digests(self) -> list[str]:
         """Return the digests of all stimulus sets, sorted."""
-        return _digests_in(self.root / "stimuli")
+        return _digests_in(self.location, STIMULI)
 
     def stimuli(self, digest: str) -> StoredStimuli:
         """Return a stimulus set; raises `FeaturesNotCached` or `CacheCorrupt`."""
         if digest not in self._stimuli:
             if not _DIGEST.fullmatch(digest):
                 raise FeaturesNotCached(f"A stimulus set is known by 64 hexadecimal digits, got {digest!r}.")
-            self._stimuli[digest] = load_stimuli(self._stimuli_folder(digest))
+            self._stimuli[digest] = load_stimuli(self.location, digest)
         return self._stimuli[digest]
 
     def add_stimuli(self, manifest: StimulusManifest, *, shard_rows: int = SHARD_ROWS) -> StoredStimuli:
@@ -105,9 +154,9 @@ class FeatureCache:
         shard_rows : int
             Rows per shard of every array of this set, a multiple of 8.
         """
-        folder = self._stimuli_folder(manifest.digest)
-        if not folder.is_dir():
-            store_stimuli(self.root, folder, manifest, shard_rows)
+        if manifest.digest not in self.stimuli_digests():
+            self.location.require_writable()
+            store_stimuli(self.location, manifest, shard_rows)
         return self.stimuli(manifest.digest)
 
     def writer(
@@ -159,21 +208,20 @@ class FeatureCache:
             codec=choose_codec(codec, rows),
         )
         key = spec.key(stimuli_digest)
-        folder = self.root / "arrays" / key
-        if not folder.is_dir():
-            create_array(self.root, folder, spec, layout, stored.manifest)
-        return open_writer(self.root, self.array(key), layout)
+        self.location.require_writable()
+        if not self.has(key):
+            create_array(self.location, key, spec, layout, stored.manifest)
+        return open_writer(self.array(key), layout)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove arrays; raises `FeaturesNotCached`, before any is removed, when one is not there."""
-        folders = [self.root / "arrays" / key for key in keys]
-        for folder in folders:
-            if not _DIGEST.fullmatch(folder.name) or not folder.is_dir():
-                raise FeaturesNotCached(f"There is no array {folder.name!r} in {self.root}.")
-        for folder in folders:
-            with staging(self.root) as staged:  # gone in one step, also when killed while deleting
-                os.rename(folder, staged / folder.name)
-                shutil.rmtree(staged / folder.name)
+        gone = list(keys)
+        for key in gone:
+            if not _DIGEST.fullmatch(key) or key not in self.keys():
+                raise FeaturesNotCached(f"There is no array {key!r} in {self.root}.")
+        self.location.require_writable()
+        for key in gone:
+            self.location.remove(array_folder(key))
 
     def set_aside(self, problems: Iterable[Problem]) -> list[tuple[str, int]]:
         """Move damaged shards and their commits to ``CACHE/aside``, so that they are missing again.
@@ -182,11 +230,11 @@ class FeatureCache:
         """
         damaged = sorted({(p.key, p.shard) for p in problems if p.shard is not None})
         for key, shard in damaged:
-            folder = self.root / "arrays" / key
-            set_aside(
-                self.root, commit_path(folder, shard), f"{key}-{shard}-commit"
-            )  # first, so that no reader sees a gap
-            set_aside(self.root, folder / ArrayLayout.shard_folder(shard), f"{key}-{shard}")
+            folder = array_folder(key)
+            self.location.set_aside(f"{folder}/{SEAL}", f"{key}-seal")  # it speaks of all shards
+            # First the commit, so that no reader sees a gap.
+            self.location.set_aside(commit_name(folder, shard), f"{key}-{shard}-commit")
+            self.location.set_aside(f"{folder}/{ArrayLayout.shard_folder(shard)}", f"{key}-{shard}")
         return damaged
 
     def verify(
@@ -214,17 +262,13 @@ class FeatureCache:
         problems : list of Problem
         """
         scope = Scope(None if keys is None else tuple(keys), sample=sample, seed=seed)
-        return verify_cache(self.root, scope, progress=progress)
+        return verify_cache(
+            locate(self.root), scope, progress=progress
+        )  # the cache itself, and no mirror of it
 
     def _manifest(self, digest: str) -> StimulusManifest:
         return self.stimuli(digest).manifest
 
-    def _stimuli_folder(self, digest: str) -> Path:
-        return self.root / "stimuli" / digest
 
-
-def _digests_in(folder: Path) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(folder) if _DIGEST.fullmatch(name))
-    except FileNotFoundError:
-        return []
+def _digests_in(location: Location, folder: str) -> list[str]:
+    return sorted(name for name in location.names(folder) if _DIGEST.fullmatch(name))

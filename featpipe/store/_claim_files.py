@@ -17,13 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from featpipe.spec import canonical_json
-from featpipe.store._publish import _NO_LINKS, make_folders, writing
+from featpipe.store.location._publish import _NO_LINKS, make_folders, writing
 
 CLAIMS = "claims"
-_LARGEST = 1 << 12  # bytes of a claim
+LARGEST_CLAIM = 1 << 12  # bytes of a claim
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -79,7 +79,7 @@ class Seen:
     ----------
     owner : Owner or None
         None where it cannot be read.
-    version : tuple of int
+    version : object
         Another one whenever the claim is another or was touched.
     age : float
         Seconds since it was touched last, by the clock of the storage.
@@ -88,7 +88,7 @@ class Seen:
     """
 
     owner: Owner | None
-    version: tuple[int, int]
+    version: Any
     age: float
     dead: bool
 
@@ -165,7 +165,7 @@ class ClaimFiles:
             except FileNotFoundError:
                 return None
             try:
-                status, owner = os.fstat(handle), Owner.parse(os.read(handle, _LARGEST))
+                status, owner = os.fstat(handle), Owner.parse(os.read(handle, LARGEST_CLAIM))
                 ours = owner is not None and owner.locked and owner.boot == boot_id() != ""
                 dead = ours and _is_unlocked(handle)
             finally:

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 from featpipe.errors import CacheBusy
 from featpipe.spec import FORMAT, FeatureSpec, digest_of
 from featpipe.store._claim_files import ClaimFiles, ClaimStorage, Held, Owner, Seen, boot_id
+from featpipe.store._claim_objects import ClaimObjects
+from featpipe.store.location import Folder, locate
 
 CLAIM_EXPIRY = 150.0  # seconds; two heartbeats and a minute of NFS' cached file times fit in
 LEAST_CLAIM_EXPIRY = 120.0  # of claims that other machines may look at
@@ -35,6 +37,15 @@ def work_of(spec: FeatureSpec, stimuli_digest: str) -> str:
     """Return the name of the forward pass that makes these features: the same for all of its layers."""
     fields = {name: value for name, value in spec.to_json().items() if name in _OF_A_PASS}
     return digest_of({"format": FORMAT, "stimuli": stimuli_digest, **fields})
+
+
+def claim_storage(root: str | os.PathLike[str], work: str) -> ClaimStorage:
+    """Return where the claims of one piece of work in a cache lie; raises `RequestError` where none can be."""
+    location = locate(root)
+    if isinstance(location, Folder):
+        return ClaimFiles(location.root, work)
+    location.require_writable()
+    return ClaimObjects(location, work)
 
 
 class Claims:
@@ -58,7 +69,7 @@ class Claims:
         )
         self._held: dict[str, Held] = {}
         self._lock = threading.Lock()  # around what is held: nothing is touched that is being released
-        self._watched: dict[str, tuple[tuple[int, int], float]] = {}
+        self._watched: dict[str, tuple[Any, float]] = {}
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="claims", daemon=True)
 
@@ -135,7 +146,9 @@ class Claims:
 
 
 @contextmanager
-def exclusive_claim(root: Path, key: str, *, expiry: float = CLAIM_EXPIRY) -> Iterator[None]:
+def exclusive_claim(
+    root: str | os.PathLike[str], key: str, *, expiry: float = CLAIM_EXPIRY
+) -> Iterator[None]:
     """Be the only one who works on a whole array, such as to repair it.
 
     Those who extract are not kept away: what they publish goes only where nothing is.
@@ -147,7 +160,7 @@ def exclusive_claim(root: Path, key: str, *, expiry: float = CLAIM_EXPIRY) -> It
     CacheWriteError
         The cache cannot be written.
     """
-    with Claims(ClaimFiles(root, key), expiry=expiry) as claims:
+    with Claims(claim_storage(root, key), expiry=expiry) as claims:
         if not claims.take(_WHOLE):
             who = claims.holder(_WHOLE) or "somebody who does not say who"
             raise CacheBusy(

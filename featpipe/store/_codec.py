@@ -43,9 +43,9 @@ def codec_metadata(codec: str, itemsize: int) -> list[dict[str, Any]]:
     return [raw, {"name": codec.partition("-")[0], "configuration": settings}, {"name": "crc32c"}]
 
 
-def crc32c(content: bytes) -> bytes:
+def crc32c(content: bytes | memoryview) -> bytes:
     """Return the CRC-32C of bytes, as it is stored: four bytes, little-endian."""
-    checksum: int = google_crc32c.value(content)
+    checksum: int = google_crc32c.value(bytes(content))
     return checksum.to_bytes(CRC_BYTES, "little")
 
 
@@ -65,7 +65,7 @@ def encode_chunk(rows: np.ndarray, codec: str) -> memoryview | bytes:
     return packed + crc32c(packed)
 
 
-def decode_chunk(stored: bytes, out: np.ndarray, codec: str) -> None:
+def decode_chunk(stored: bytes | memoryview, out: np.ndarray, codec: str) -> None:
     """Decode one compressed chunk into a C-contiguous array of just its size.
 
     Raises
@@ -73,7 +73,7 @@ def decode_chunk(stored: bytes, out: np.ndarray, codec: str) -> None:
     ValueError
         The bytes are not an encoded chunk of that size.
     """
-    if google_crc32c.value(stored) != _CRC_OF_CHECKED:
+    if google_crc32c.value(bytes(stored)) != _CRC_OF_CHECKED:
         raise ValueError("the chunk does not match its checksum")
     packed = memoryview(stored)[:-CRC_BYTES]
     raw = out.reshape(-1).view(np.uint8)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,11 @@ from featpipe.spec import FORMAT
 from featpipe.store._documents import (
     LARGEST,
     check_checksum,
-    parse_json,
-    read_bytes,
+    read_json,
     require_format,
     with_checksum,
 )
+from featpipe.store.location import Location
 
 COMMITS = "commits"
 _NAME = re.compile(r"(0|[1-9][0-9]{0,9})\.json")
@@ -38,17 +36,14 @@ _FIELDS = {
 }
 
 
-def commit_path(folder: Path, shard: int) -> Path:
-    """Return where the commit record of a shard lies."""
-    return folder / COMMITS / f"{shard}.json"
+def commit_name(folder: str, shard: int) -> str:
+    """Return where the commit record of a shard of the array in a folder lies."""
+    return f"{folder}/{COMMITS}/{shard}.json"
 
 
-def committed_shards(folder: Path, n_shards: int) -> frozenset[int]:
+def committed_shards(location: Location, folder: str, n_shards: int) -> frozenset[int]:
     """List the shards that have a commit record now; reads none of them."""
-    try:
-        names = os.listdir(folder / COMMITS)
-    except FileNotFoundError:
-        return frozenset()
+    names = location.names(f"{folder}/{COMMITS}")
     shards = (int(match[1]) for name in names if (match := _NAME.fullmatch(name)))
     return frozenset(shard for shard in shards if shard < n_shards)
 
@@ -87,10 +82,16 @@ def encode_commit(
     return content
 
 
-def read_commit(folder: Path, key: str, shard: int, rows: range) -> dict[str, Any]:
+def read_commit(location: Location, folder: str, key: str, shard: int, rows: range) -> dict[str, Any]:
     """Read and check the commit record of a shard; raises `CacheCorrupt`."""
-    path = commit_path(folder, shard)
-    record = parse_json(path, read_bytes(path))
+    name = commit_name(folder, shard)
+    record = read_json(location, name)
+    check_commit(f"{location.url}/{name}", record, key, shard, rows)
+    return record
+
+
+def check_commit(path: str, record: Mapping[str, Any], key: str, shard: int, rows: range) -> None:
+    """Raise `CacheCorrupt` unless a document is the commit record of a shard."""
     check_checksum(path, record)
     require_format(path, record)
     kinds = record.keys() == _FIELDS.keys() and all(type(record[f]) is _FIELDS[f] for f in _FIELDS)
@@ -100,7 +101,17 @@ def read_commit(folder: Path, key: str, shard: int, rows: range) -> dict[str, An
         raise CacheCorrupt(
             f"{path} is for rows {record['rows']}, but the shard has {rows.start}:{rows.stop}."
         )
-    return record
+
+
+def non_finite_in(location: Location, folder: str, shard: int) -> int:
+    """Return how many values of a shard are NaN or infinite, from its record, which is not checked: in a moment."""
+    name = commit_name(folder, shard)
+    count = read_json(location, name, canonical=False).get("non_finite")
+    if type(count) is not int:
+        raise CacheCorrupt(
+            f"{location.url}/{name} does not say how many values are not finite. Run `featpipe cache verify`."
+        )
+    return count
 
 
 def count_non_finite(rows: np.ndarray) -> int:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from featpipe.errors import CacheCorrupt, RequestError
 from featpipe.spec import FORMAT, canonical_json, digest_of
+from featpipe.store.location import Location
 
 LARGEST = 1 << 20  # bytes of any JSON file but stimuli.json
 LARGEST_STIMULI = 1 << 30
 
 
-def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+def read_bytes(location: Location, name: str, largest: int = LARGEST) -> bytes:
     """Read a small file; raises `CacheCorrupt` when it is missing or larger than it can be."""
+    path = f"{location.url}/{name}"
     try:
-        with open(path, "rb") as file:
-            content = file.read(largest + 1)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        content = location.read(name, largest)
+    except FileNotFoundError as error:
         raise CacheCorrupt(f"{path} is not there, but what stands beside it needs it. {_ADVICE}") from error
     if len(content) > largest:
         raise CacheCorrupt(f"{path} is larger than the {largest} bytes that it may have. {_ADVICE}")
     return content
 
 
-def parse_json(path: Path, content: bytes, *, canonical: bool = True) -> dict[str, Any]:
+def read_json(
+    location: Location, name: str, largest: int = LARGEST, *, canonical: bool = True
+) -> dict[str, Any]:
+    """Read a small file and parse it; see `read_bytes` and `parse_json`."""
+    return parse_json(f"{location.url}/{name}", read_bytes(location, name, largest), canonical=canonical)
+
+
+def parse_json(path: str, content: bytes, *, canonical: bool = True) -> dict[str, Any]:
     """Parse a JSON object; raises `CacheCorrupt` unless it is one, written in the canonical way."""
     try:
         value = json.loads(content)
@@ -37,7 +44,7 @@ def parse_json(path: Path, content: bytes, *, canonical: bool = True) -> dict[st
     return value
 
 
-def require_format(path: Path, value: Mapping[str, Any]) -> None:
+def require_format(path: str, value: Mapping[str, Any]) -> None:
     """Refuse a document of another format than ours; raises `RequestError`."""
     found = value.get("format")
     if type(found) is not int or found != FORMAT:
@@ -54,7 +61,7 @@ def with_checksum(value: Mapping[str, Any]) -> bytes:
     return canonical_json({**value, "checksum": digest_of(value)})
 
 
-def check_checksum(path: Path, value: Mapping[str, Any]) -> None:
+def check_checksum(path: str, value: Mapping[str, Any]) -> None:
     """Raise `CacheCorrupt` unless a document's ``checksum`` is its own."""
     if value.get("checksum") != digest_of({k: v for k, v in value.items() if k != "checksum"}):
         raise CacheCorrupt(f"{path} does not match its own checksum. {_ADVICE}")

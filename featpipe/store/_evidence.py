@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from featpipe.errors import CacheCorrupt, FeatpipeError
+from featpipe.errors import CacheReadError
 from featpipe.spec import FeatureSpec, canonical_json
-from featpipe.store._array import read_spec
-from featpipe.store._commits import commit_path, committed_shards, read_commit
-from featpipe.store._documents import LARGEST, parse_json
+from featpipe.store._array import parse_spec
+from featpipe.store._commits import COMMITS, check_commit, commit_name, committed_shards
+from featpipe.store._documents import parse_json
 from featpipe.store._layout import FEATURES, ArrayLayout
-from featpipe.store._plain_files import open_plain
+from featpipe.store._plain_files import DAMAGE, read_plain, reason
 from featpipe.store._static import FEATURES_METADATA, GROUP_METADATA, SPEC
+from featpipe.store.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Evidence:
         SHA-256 of each static file, from the first commit record that is sound; empty without one.
     spec_problem : str
         What is wrong with ``spec.json``.
+    unread : mapping of str to str
+        Other files, by their names below the array's folder, that the system refused to read, and why.
     """
 
     spec: FeatureSpec | None
@@ -41,80 +43,86 @@ class Evidence:
     layout: ArrayLayout | None
     static: Mapping[str, str]
     spec_problem: str = ""
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
-def evidence_of(folder: Path) -> Evidence:
-    """Read what is left of an array; raises nothing, whatever is damaged."""
-    spec, digest, problem = spec_of(folder)
-    layouts = [layout for layout in _layouts(folder) if spec is None or layout.dtype == spec.store_dtype]
-    said = _said(folder, layouts)
+def evidence_of(location: Location, base: str) -> Evidence:
+    """Read what is left of the array in a folder, whatever of it is damaged."""
+    unread: dict[str, str] = {}
+    spec, digest, error = spec_of(location, base)
+    found = _layouts(location, base, unread)
+    layouts = [layout for layout in found if spec is None or layout.dtype == spec.store_dtype]
+    said = _said(location, base, layouts, unread)
     confirmed = (layout for layout in layouts if _digest_of(layout) == said.get(FEATURES_METADATA))
     layout = next(confirmed, layouts[0] if layouts else None)
-    return Evidence(spec, digest, layout, said, problem)
+    return Evidence(spec, digest, layout, said, "" if error is None else reason(error), unread)
 
 
-def spec_of(folder: Path) -> tuple[FeatureSpec | None, str, str]:
+def spec_of(location: Location, base: str) -> tuple[FeatureSpec | None, str, Exception | None]:
     """Return the spec of an array, the digest of its stimulus set, and what is wrong where there is none."""
+    name = f"{base}/{SPEC}"
     try:
-        with open_plain(folder / SPEC, LARGEST):
-            return *read_spec(folder / SPEC, folder.name), ""
-    except (FeatpipeError, OSError) as error:
-        return None, "", reason(error)
+        return *parse_spec(f"{location.url}/{name}", read_plain(location, name), key_of(base)), None
+    except DAMAGE as error:
+        return None, "", error
 
 
-def read_plain(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a plain file that is no larger than allowed; raises `CacheCorrupt` or `OSError`."""
-    with open_plain(path, largest) as file:
-        return file.read()
+def key_of(base: str) -> str:
+    """Return the key of the array in a folder."""
+    return base.rpartition("/")[2]
 
 
-def reason(error: Exception) -> str:
-    """Return what an error says, for the list of problems."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return "it is not there"
-    if isinstance(error, OSError) and not isinstance(error, FeatpipeError):
-        return f"it cannot be read: {error.strerror or error}"
-    return str(error)
-
-
-def _layouts(folder: Path) -> Iterator[ArrayLayout]:
+def _layouts(location: Location, base: str, unread: dict[str, str]) -> Iterator[ArrayLayout]:
     """Yield what can be read of the metadata: those of the features, and their copy in the group."""
     for name in (FEATURES_METADATA, GROUP_METADATA):
-        path = folder / name
+        path = f"{location.url}/{base}/{name}"
         try:
-            document = parse_json(path, read_plain(path))
+            document = parse_json(path, read_plain(location, f"{base}/{name}"))
             if name == GROUP_METADATA:
                 document = document["consolidated_metadata"]["metadata"][FEATURES]
             yield ArrayLayout.parse(path, document)
-        except (CacheCorrupt, OSError, KeyError, TypeError):
+        except CacheReadError as error:
+            unread[name] = reason(error)
+        except (*DAMAGE, KeyError, TypeError):
             continue  # which of the files are damaged is found by comparing them
 
 
-def _said(folder: Path, layouts: Iterable[ArrayLayout]) -> Mapping[str, str]:
+def _said(
+    location: Location, base: str, layouts: Iterable[ArrayLayout], unread: dict[str, str]
+) -> Mapping[str, str]:
     """Return what the first sound commit record says of the static files."""
     for layout in layouts:
-        for record in sound_commits(folder, layout):
+        for record in sound_commits(location, base, layout, unread):
             return {str(name): str(sha256) for name, sha256 in record["static"].items()}
     return {}
 
 
-def sound_commits(folder: Path, layout: ArrayLayout) -> Iterator[dict[str, Any]]:
-    """Yield the commit records that can be believed, by shard."""
+def sound_commits(
+    location: Location, base: str, layout: ArrayLayout, unread: dict[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the commit records of an array that can be believed, by shard; put what cannot be read into `unread`."""
+    unread = {} if unread is None else unread
     try:
-        shards = sorted(committed_shards(folder, layout.n_shards))
-    except OSError:
-        return  # reported where the folder is listed
+        shards = sorted(committed_shards(location, base, layout.n_shards))
+    except CacheReadError as error:
+        unread[COMMITS] = f"it cannot be listed: {reason(error)}"
+        return
     for shard in shards:
         try:
-            yield sound_commit(folder, shard, layout)
-        except (FeatpipeError, OSError):
+            yield sound_commit(location, base, shard, layout)
+        except CacheReadError as error:
+            unread[f"{COMMITS}/{shard}.json"] = reason(error)
+        except DAMAGE:
             continue  # reported with its shard
 
 
-def sound_commit(folder: Path, shard: int, layout: ArrayLayout) -> dict[str, Any]:
-    """Return the commit record of a shard, checked; raises `CacheCorrupt`, `RequestError` or `OSError`."""
-    with open_plain(commit_path(folder, shard), LARGEST):
-        return read_commit(folder, folder.name, shard, layout.rows_of(shard))
+def sound_commit(location: Location, base: str, shard: int, layout: ArrayLayout) -> dict[str, Any]:
+    """Return the commit record of a shard, checked; raises one of `DAMAGE`."""
+    name = commit_name(base, shard)
+    path = f"{location.url}/{name}"
+    record = parse_json(path, read_plain(location, name))
+    check_commit(path, record, key_of(base), shard, layout.rows_of(shard))
+    return record
 
 
 def _digest_of(layout: ArrayLayout) -> str:

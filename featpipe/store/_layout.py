@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -89,7 +88,7 @@ class ArrayLayout:
         return cls(n_stimuli, shard_rows, chunk_rows, tuple(row_shape), tuple(dims), dtype, codec)
 
     @classmethod
-    def parse(cls, path: Path, metadata: Mapping[str, Any]) -> Self:
+    def parse(cls, path: str, metadata: Mapping[str, Any]) -> Self:
         """Read ``features/zarr.json``; raises `CacheCorrupt` unless it is just what we would write."""
         try:
             shape, dims = metadata["shape"], metadata["dimension_names"]

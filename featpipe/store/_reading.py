@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,12 +13,16 @@ import numpy as np
 from featpipe.errors import RequestError
 from featpipe.store._layout import ArrayLayout
 from featpipe.store._shard import ShardFile
+from featpipe.store.location._ranges import GAP
 
 _SMALL_READ = 4 << 20  # bytes; below it threads cost more than they save
 _DIRECT_ROW = 16 << 10  # bytes; from it on a read per row beats a read of the chunk and a copy
 _PLAIN_UNIT = 8 << 20  # bytes; uncompressed rows are read so many at a time
 _PIECES_PER_THREAD = 4  # so that threads end at about the same time
 MOST_THREADS = 4
+_REMOTE_PIECE = 16 << 20  # bytes that one thread fetches at a time
+_WHOLE_FILE = 64 << 20  # bytes; a file up to this size is fetched whole where half of it is wanted
+_HELD = 1 << 29  # bytes under way at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,97 @@ def read_requests(
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(read, pieces):
             pass
+
+
+def read_remote(
+    requests: Sequence[Request],
+    layout: ArrayLayout,
+    open_shard: Callable[[int], ShardFile],
+    out: np.ndarray,
+    *,
+    threads: int,
+    whole: bool = False,
+) -> None:
+    """Carry out requests on files somewhere else: few requests, each of many bytes, several at once.
+
+    With `whole` files are brought here whole, each by one thread.
+    """
+    size = unit_rows(layout)
+
+    def read(piece: _Piece) -> None:
+        scratch = np.empty((size, *layout.row_shape), out.dtype)
+        file = open_shard(piece.requests[0].shard)
+        if piece.whole:
+            file.fetch_all()
+        elif layout.codec == "none":  # where rows lie is known, and the index comes along with them
+            spans = [span for request in piece.requests for span in _spans(file, request, layout)]
+            file.prepare([file.index_span, *spans])
+        with file:
+            if not piece.whole and layout.codec != "none":
+                file.prepare([span for request in piece.requests for span in _spans(file, request, layout)])
+            for request in piece.requests:
+                _read_unit(file, request, layout, out, scratch)
+
+    pieces = _pieces(requests, layout, whole=whole)
+    at_once = max([1, *(piece.n_bytes for piece in pieces)])
+    with ThreadPoolExecutor(max(1, min(threads, _HELD // at_once)), thread_name_prefix="fetch") as pool:
+        for _ in pool.map(read, pieces):
+            pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one thread fetches at a time, all of one shard."""
+
+    requests: Sequence[Request]
+    whole: bool
+    n_bytes: int
+
+
+def _pieces(requests: Sequence[Request], layout: ArrayLayout, *, whole: bool) -> list[_Piece]:
+    pieces = []
+    for shard, some in groupby(requests, key=lambda request: request.shard):
+        wanted = list(some)
+        costs = [_cost(request, layout) for request in wanted]
+        n_bytes = len(layout.rows_of(shard)) * layout.row_bytes  # of the file, or more where it is compressed
+        if whole or (n_bytes <= _WHOLE_FILE and 2 * sum(costs) >= n_bytes):
+            pieces.append(_Piece(wanted, True, 0 if whole else n_bytes))
+            continue
+        pieces += [_Piece(wanted[start:stop], False, sum(costs[start:stop])) for start, stop in _cuts(costs)]
+    return pieces
+
+
+def _cost(request: Request, layout: ArrayLayout) -> int:
+    """Return about how many bytes are fetched for a request, with gaps that no new request is worth."""
+    unit = unit_rows(layout) * layout.row_bytes
+    if layout.codec != "none":
+        return unit
+    rows = np.unique(request.rows)
+    runs = 1 + int(np.count_nonzero(np.diff(rows) > 1))
+    return int(min(unit, len(rows) * layout.row_bytes + runs * GAP))
+
+
+def _cuts(costs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut a list of costs into runs of about `_REMOTE_PIECE` each."""
+    start = total = 0
+    for place, cost in enumerate(costs):
+        if total and total + cost > _REMOTE_PIECE:
+            yield start, place
+            start, total = place, 0
+        total += cost
+    yield start, len(costs)
+
+
+def _spans(file: ShardFile, request: Request, layout: ArrayLayout) -> list[tuple[int, int]]:
+    """Return the bytes that a request will read."""
+    if layout.codec != "none":
+        return [file.span_of_chunk(request.unit)]
+    first = request.unit * unit_rows(layout)
+    rows = first + request.rows
+    runs = (
+        np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if layout.row_bytes >= _DIRECT_ROW else [rows]
+    )
+    return [(int(run[0]) * layout.row_bytes, (int(run[-1]) + 1) * layout.row_bytes) for run in runs]
 
 
 def _read_unit(

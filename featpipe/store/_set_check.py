@@ -14,7 +14,6 @@ import struct
 from array import array
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,6 +23,8 @@ from featpipe.spec import FORMAT, canonical_json
 from featpipe.store._documents import LARGEST, LARGEST_STIMULI
 from featpipe.store._layout import MOST_SHARD_ROWS
 from featpipe.store._plain_files import open_plain
+from featpipe.store.location import Location
+from featpipe.store.location._refused import reading
 
 _BLOCK = 1 << 20
 _LONGEST_PAIR = 1 << 22  # bytes; an id is a path at most
@@ -52,19 +53,21 @@ class SetFacts:
     digests_sha256: str
 
 
-def check_set(path: Path, digest: str) -> SetFacts:
-    """Check every byte of a ``stimuli.json``; raises `CacheCorrupt` or `OSError`.
+def check_set(location: Location, name: str, digest: str) -> SetFacts:
+    """Check every byte of a ``stimuli.json``; raises one of `featpipe.store._plain_files.DAMAGE`.
 
     Parameters
     ----------
-    path : Path
+    location : Location
+    name : str
     digest : str
         What the set must have.
     """
-    with open_plain(path, LARGEST_STIMULI) as file:
-        reading = _Reading(file, path)
-        n_stimuli = sum(1 for _ in reading.pairs())
-        shard_rows = reading.finish(digest)
+    path = f"{location.url}/{name}"
+    with open_plain(location, name, LARGEST_STIMULI) as file, reading(path):
+        first = _Reading(file, path)
+        n_stimuli = sum(1 for _ in first.pairs())
+        shard_rows = first.finish(digest)
         file.seek(0)
         return _facts(_Reading(file, path), n_stimuli, shard_rows)
 
@@ -86,7 +89,7 @@ def _facts(reading: _Reading, n_stimuli: int, shard_rows: int) -> SetFacts:
 class _Reading:
     """One pass through the file; the hashes are complete once `pairs` is exhausted."""
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
+    def __init__(self, file: BinaryIO, path: str) -> None:
         self._file, self._path = file, path
         self._buffer = file.read(_BLOCK)
         self._pairs = hashlib.sha256()  # of the canonical JSON of the pairs: the digest of the set

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +13,8 @@ import numpy as np
 from featpipe.errors import CacheCorrupt
 from featpipe.store._codec import CRC_BYTES, crc32c, decode_chunk, encode_chunk, largest_encoded
 from featpipe.store._layout import ArrayLayout
+from featpipe.store.location import Location
+from featpipe.store.location._location import bytes_of
 
 _ABSENT = np.uint64(2**64 - 1)  # offset and size of a chunk with no rows, behind the last stimulus
 _ENTRY = np.dtype("<u8")
@@ -67,11 +67,15 @@ class ShardFile:
 
     Parameters
     ----------
-    path : str or Path
+    location : Location
+    name : str
+        The file below the cache's folder.
     layout : ArrayLayout
     shard : int
     label : callable (shard) -> str
         What to call the shard in errors.
+    size, sha256 : int and str, optional
+        Of the file, where they are known.
 
     Raises
     ------
@@ -80,27 +84,38 @@ class ShardFile:
     """
 
     def __init__(
-        self, path: str | Path, layout: ArrayLayout, shard: int, *, label: Callable[[int], str]
+        self,
+        location: Location,
+        name: str,
+        layout: ArrayLayout,
+        shard: int,
+        *,
+        label: Callable[[int], str],
+        size: int | None = None,
+        sha256: str | None = None,
     ) -> None:
         self._layout, self._shard, self._label = layout, shard, label
         self._n_chunks = -(-len(layout.rows_of(shard)) // layout.chunk_rows)
         try:
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._file = location.open(name, size, sha256)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self.corrupt("its file is gone") from error
 
     def __enter__(self) -> Self:
+        self._file.__enter__()
         try:
             self.offsets, self.sizes = self._checked_index()
+        except FileNotFoundError as error:  # a remote file is looked for when it is read
+            raise self.corrupt("its file is gone") from error
         except BaseException:
-            os.close(self._handle)
+            self._file.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._handle)
+        self._file.__exit__(kind, error, trace)
 
     def corrupt(self, what: str) -> CacheCorrupt:
         """Return the error that says what is wrong with this shard."""
@@ -114,7 +129,7 @@ class ShardFile:
         if self._layout.codec == "none":
             self._read_bytes(self.offsets[chunk], out)
             return
-        stored = os.pread(self._handle, self.sizes[chunk], self.offsets[chunk])
+        stored = self._file.read_at(self.sizes[chunk], self.offsets[chunk])
         try:
             decode_chunk(stored, out, self._layout.codec)
         except ValueError as error:
@@ -126,21 +141,44 @@ class ShardFile:
 
     def _read_bytes(self, offset: int, out: np.ndarray) -> None:
         """Fill a C-contiguous array with the file's bytes from `offset` on."""
-        rest: memoryview = out.reshape(-1).view(np.uint8).data
-        while rest:
-            read = os.preadv(self._handle, [rest], offset)
-            if not read:
-                raise self.corrupt("its file is shorter than its index says")
-            rest, offset = rest[read:], offset + read
+        wanted = bytes_of(out)
+        if self._file.read_into(wanted, offset) < len(wanted):
+            raise self.corrupt("its file is shorter than its index says")
+
+    def fetch_all(self) -> None:
+        """Hear that all of the file will be read: a remote one comes in one request, index included."""
+        self.prepare([(0, self._file.size)])
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    @property
+    def index_span(self) -> tuple[int, int]:
+        """The bytes (start, stop) of the index."""
+        n_bytes = self._layout.chunks_per_shard * 2 * _ENTRY.itemsize + CRC_BYTES
+        return max(0, self._file.size - n_bytes), self._file.size
+
+    def prepare(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Hear which bytes (start, stop) will be read next."""
+        try:
+            self._file.prepare(spans)
+        except FileNotFoundError as error:
+            raise self.corrupt("its file is gone") from error
+
+    def span_of_chunk(self, chunk: int) -> tuple[int, int]:
+        """Return the bytes (start, stop) of a chunk."""
+        return self.offsets[chunk], self.offsets[chunk] + self.sizes[chunk]
 
     def _checked_index(self) -> tuple[list[int], list[int]]:
         """Read the index: chunks lie one behind the other from 0 on and fill the file up to the index."""
         n_entries = self._layout.chunks_per_shard
         index_bytes = n_entries * 2 * _ENTRY.itemsize
-        start = os.fstat(self._handle).st_size - index_bytes - CRC_BYTES
+        start = self._file.size - index_bytes - CRC_BYTES
         if start < 0:
             raise self.corrupt("its file is shorter than an index")
-        content = os.pread(self._handle, index_bytes + CRC_BYTES, start)
+        content = self._file.read_at(index_bytes + CRC_BYTES, start)
         if self._layout.codec == "none":
             sizes = [self._layout.chunk_bytes] * self._n_chunks
             if sum(sizes) == start and content == _encode_index(tuple(sizes), n_entries):
@@ -163,12 +201,14 @@ class ShardFile:
         return CRC_BYTES < size <= largest_encoded(self._layout.chunk_bytes)
 
 
-def check_shard(path: Path, layout: ArrayLayout, shard: int, *, label: Callable[[int], str]) -> np.ndarray:
+def check_shard(
+    location: Location, name: str, layout: ArrayLayout, shard: int, *, label: Callable[[int], str]
+) -> np.ndarray:
     """Decode a whole shard: ndarray of shape (n_rows, *row_shape). Raises `CacheCorrupt`."""
     n_rows = len(layout.rows_of(shard))
     n_chunks = -(-n_rows // layout.chunk_rows)
     whole = np.empty((n_chunks * layout.chunk_rows, *layout.row_shape), layout.numpy_dtype)
-    with ShardFile(path, layout, shard, label=label) as file:
+    with ShardFile(location, name, layout, shard, label=label) as file:
         for chunk in range(n_chunks):
             first = chunk * layout.chunk_rows
             file.read_chunk(chunk, whole[first : first + layout.chunk_rows])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, StimulusError
@@ -12,14 +11,14 @@ from featpipe.stimuli import StimulusManifest
 from featpipe.store._documents import (
     LARGEST_STIMULI,
     check_checksum,
-    parse_json,
-    read_bytes,
+    read_json,
     require_format,
     with_checksum,
 )
 from featpipe.store._layout import MOST_SHARD_ROWS
-from featpipe.store._publish import publish_folder, staging, write_file
+from featpipe.store.location import Location
 
+STIMULI = "stimuli"
 FILE = "stimuli.json"
 _OURS = ("format", "shard_rows", "checksum")
 
@@ -39,7 +38,12 @@ class StoredStimuli:
     shard_rows: int
 
 
-def store_stimuli(root: Path, folder: Path, manifest: StimulusManifest, shard_rows: int) -> None:
+def stimuli_folder(digest: str) -> str:
+    """Return the folder of a stimulus set below the cache's."""
+    return f"{STIMULI}/{digest}"
+
+
+def store_stimuli(location: Location, manifest: StimulusManifest, shard_rows: int) -> None:
     """Write a stimulus set into its folder, unless it is there already."""
     if not (8 <= shard_rows <= MOST_SHARD_ROWS and shard_rows % 8 == 0):
         raise RequestError(
@@ -49,21 +53,19 @@ def store_stimuli(root: Path, folder: Path, manifest: StimulusManifest, shard_ro
     if not len(manifest):
         raise RequestError("A stimulus set in the cache needs at least one image, this one has none.")
     content = with_checksum({"format": FORMAT, "shard_rows": shard_rows, **manifest.to_json()})
-    with staging(root) as staged:
-        (staged / folder.name).mkdir()
-        write_file(staged / folder.name / FILE, [content])
-        publish_folder(staged / folder.name, folder)
+    location.create_folder(stimuli_folder(manifest.digest), {FILE: content}, last=FILE)
 
 
-def load_stimuli(folder: Path, *, thorough: bool = False) -> StoredStimuli:
+def load_stimuli(location: Location, digest: str, *, thorough: bool = False) -> StoredStimuli:
     """Read a stimulus set.
 
     Parameters
     ----------
-    folder : Path
-        ``CACHE/stimuli/DIGEST``.
+    location : Location
+    digest : str
     thorough : bool
-        Also check every byte: the checksum, and the digest that the folder is named for.
+        Also check every byte: the checksum, and the digest that the folder is named for. A remote set is
+        always checked so.
 
     Raises
     ------
@@ -72,23 +74,32 @@ def load_stimuli(folder: Path, *, thorough: bool = False) -> StoredStimuli:
     CacheCorrupt
         The file is not what was written.
     """
-    path = folder / FILE
-    if not folder.is_dir():
-        raise FeaturesNotCached(
-            f"There is no stimulus set {folder.name!r} in {folder.parent.parent}. Run `featpipe extract` on "
-            "its images."
-        )
-    document = parse_json(path, read_bytes(path, LARGEST_STIMULI), canonical=thorough)
+    return location.checked(
+        stimuli_folder(digest), lambda: _load(location, digest, thorough=thorough or location.remote)
+    )
+
+
+def _load(location: Location, digest: str, *, thorough: bool) -> StoredStimuli:
+    name = f"{stimuli_folder(digest)}/{FILE}"
+    path = f"{location.url}/{name}"
+    try:
+        document = read_json(location, name, LARGEST_STIMULI, canonical=thorough)
+    except CacheCorrupt as error:
+        if isinstance(error.__cause__, FileNotFoundError) and digest not in location.names(STIMULI):
+            raise FeaturesNotCached(
+                f"There is no stimulus set {digest!r} in {location.url}. Run `featpipe extract` on its images."
+            ) from error
+        raise
     if thorough:
         check_checksum(path, document)
     require_format(path, document)
     stored = _parsed(path, document)
-    if thorough and stored.manifest.digest != folder.name:
+    if thorough and stored.manifest.digest != digest:
         raise CacheCorrupt(f"{path} holds another stimulus set, {stored.manifest.digest}.")
     return stored
 
 
-def _parsed(path: Path, document: dict[str, Any]) -> StoredStimuli:
+def _parsed(path: str, document: dict[str, Any]) -> StoredStimuli:
     shard_rows = document.get("shard_rows")
     try:
         if type(shard_rows) is not int or not 8 <= shard_rows <= MOST_SHARD_ROWS:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from featpipe.store._commits import COMMITS
 from featpipe.store._layout import DIGESTS, FEATURES, GROUP, STIMULUS, ArrayLayout
-from featpipe.store._plain_files import FILE, FOLDER, LINK, Entry, entries_of
+from featpipe.store._plain_files import DAMAGE, FILE, FOLDER, LINK, Entry, entries_of, reason
+from featpipe.store._seal import SEAL
 from featpipe.store._static import STATIC_NAMES
+from featpipe.store.location import Folder, Location
 
-SEALED = "sealed.json"
 _NUMBER = r"(0|[1-9][0-9]{0,9})"
 _COMMIT = re.compile(rf"{COMMITS}/{_NUMBER}\.json")
 _SHARD = re.compile(rf"{GROUP}/{FEATURES}/c/{_NUMBER}((?:/0)*)")
@@ -30,26 +30,31 @@ class Found:
     strangers: list[tuple[str, str]] = field(default_factory=list)  # path below the folder, what is wrong
 
 
-def look_around(folder: Path, layout: ArrayLayout | None) -> Found:
-    """List an array's folder, following no link.
+def look_around(location: Location, base: str, layout: ArrayLayout | None) -> Found:
+    """List an array's folder, following no link; elsewhere all files that can be listed.
 
     Parameters
     ----------
-    folder : Path
-        ``CACHE/arrays/KEY``.
+    location : Location
+    base : str
+        ``arrays/KEY``.
     layout : ArrayLayout or None
         None where it is not known; any number of shards is then right.
     """
     found = Found()
+    if not isinstance(location, Folder):
+        for name in location.files(base):
+            list(_sorted_in(found, name, Entry(name, FILE), layout))
+        return found
     places = [""]
     while places:
         place = places.pop()
         try:
-            for entry in entries_of(folder / place):
+            for entry in entries_of(location.path(f"{base}/{place}")):
                 name = f"{place}/{entry.name}" if place else entry.name
                 places += _sorted_in(found, name, entry, layout)
-        except OSError as error:
-            found.strangers.append((place, f"it cannot be listed: {error.strerror or error}"))
+        except DAMAGE as error:
+            found.strangers.append((place, f"it cannot be listed: {reason(error)}"))
     return found
 
 
@@ -78,7 +83,7 @@ def _kind_of(name: str, layout: ArrayLayout | None, kind: str) -> str | None:
     """Return what stands under this name by the format, None where nothing does."""
     if name in FOLDERS:
         return FOLDER
-    if name in STATIC_NAMES or name == SEALED:
+    if name in STATIC_NAMES or name == SEAL:
         return FILE
     if commit := _COMMIT.fullmatch(name):
         return FILE if layout is None or int(commit[1]) < layout.n_shards else None

@@ -7,22 +7,23 @@ what was found, so that memory does not grow with the number of rows.
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from featpipe.errors import FeatpipeError, FeaturesNotCached
-from featpipe.store._commits import COMMITS, commit_path
-from featpipe.store._evidence import Evidence, evidence_of, reason, sound_commit, spec_of
+from featpipe.errors import CacheReadError, FeaturesNotCached
+from featpipe.store._array import ARRAYS, array_folder
+from featpipe.store._commits import COMMITS, commit_name
+from featpipe.store._evidence import Evidence, evidence_of, key_of, sound_commit, spec_of
 from featpipe.store._layout import ArrayLayout
-from featpipe.store._plain_files import FOLDER, entries_of, size_and_digest
+from featpipe.store._plain_files import DAMAGE, FILE, FOLDER, entries_of, reason, size_and_digest
 from featpipe.store._reading import default_threads
+from featpipe.store._seal import SEAL
+from featpipe.store._seal_check import SealCheck
 from featpipe.store._set_check import SetFacts, check_set
 from featpipe.store._static import (
     DIGESTS_CHUNK,
@@ -34,11 +35,14 @@ from featpipe.store._static import (
     metadata_files,
 )
 from featpipe.store._stimuli import FILE as STIMULI_FILE
-from featpipe.store._strangers import look_around, shard_of
+from featpipe.store._stimuli import STIMULI, stimuli_folder
+from featpipe.store._strangers import Found, look_around, shard_of
+from featpipe.store.location import Folder, Location
 
 Progress = Callable[[int, int], None]
 DIGEST = re.compile(r"[0-9a-f]{64}")
 _LARGEST_STATIC = 1 << 32
+NOT_REPEATED = "it does not repeat the commit records"
 _AHEAD = 16  # what is handed to the threads at a time
 
 Item = TypeVar("Item")
@@ -110,14 +114,14 @@ class Scope:
 
 
 def verify_cache(
-    root: Path, scope: Scope | None = None, *, progress: Progress | None = None
+    location: Location, scope: Scope | None = None, *, progress: Progress | None = None
 ) -> list[Problem]:
     """Compare every byte in scope with what was written; shards that are missing are no problem.
 
     Parameters
     ----------
-    root : Path
-        The cache's folder.
+    location : Location
+        The cache itself, not a mirror of it.
     scope : Scope, optional
         Everything by default.
     progress : callable (shards done, shards in all), optional
@@ -126,42 +130,45 @@ def verify_cache(
     ------
     FeaturesNotCached
         An array in scope is not there.
+    CacheUnreachable
+        The cache does not answer, so that nothing can be said of it.
     """
     scope = scope or Scope()
-    keys = _listed(root, "arrays") if scope.keys is None else list(scope.keys)
-    for key in keys:
-        if not DIGEST.fullmatch(key) or not os.path.lexists(root / "arrays" / key):
-            raise FeaturesNotCached(
-                f"There is no array {key!r} in {root}. `featpipe cache ls` lists the keys."
-            )
-    with ThreadPoolExecutor(default_threads()) as pool:
-        check = _Check(root, scope, pool, progress)
+    there = _listed(location, ARRAYS)
+    keys = there if scope.keys is None else list(scope.keys)
+    if absent := set(keys).difference(there):
+        raise FeaturesNotCached(
+            f"There is no array {min(absent)!r} in {location.url}. `featpipe cache ls` lists the keys."
+        )
+    with ThreadPoolExecutor(location.threads if location.remote else default_threads()) as pool:
+        check = _Check(location, scope, pool, progress)
         if scope.keys is None:
-            check.problems += [*_strays(root, "arrays"), *_strays(root, "stimuli")]
+            check.problems += [*_strays(location, ARRAYS), *_strays(location, STIMULI)]
         check.sets(keys)
         check.arrays(keys)
     place = {key: number for number, key in enumerate(keys)}
-    return sorted(check.problems, key=lambda p: (place.get(p.key, -1), -1 if p.shard is None else p.shard))
+    once = dict.fromkeys(check.problems)  # several shards may tell of one seal
+    return sorted(once, key=lambda p: (place.get(p.key, -1), -1 if p.shard is None else p.shard))
 
 
-def _listed(root: Path, folder: str) -> list[str]:
-    try:
-        return sorted(name for name in os.listdir(root / folder) if DIGEST.fullmatch(name))
-    except FileNotFoundError:
-        return []
+def _listed(location: Location, folder: str) -> list[str]:
+    return sorted(name for name in location.names(folder) if DIGEST.fullmatch(name))
 
 
-def _strays(root: Path, place: str) -> list[Problem]:
+def _strays(location: Location, place: str) -> list[Problem]:
     """Report what is no folder of an array or a stimulus set."""
-    try:
-        entries = list(entries_of(root / place))
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        return [Problem(place, None, None, place, f"it cannot be listed: {error.strerror or error}")]
-    wrong = [entry for entry in entries if entry.kind != FOLDER or not DIGEST.fullmatch(entry.name)]
+    if isinstance(location, Folder):
+        try:
+            entries = [(entry.name, entry.kind) for entry in entries_of(location.path(place))]
+        except FileNotFoundError:
+            return []
+        except DAMAGE as error:
+            return [Problem(place, None, None, place, f"it cannot be listed: {reason(error)}")]
+    else:
+        entries = [(name, FOLDER if DIGEST.fullmatch(name) else FILE) for name in location.names(place)]
+    wrong = [(name, kind) for name, kind in entries if kind != FOLDER or not DIGEST.fullmatch(name)]
     what = "it is {}, where the format has folders that are named by a digest"
-    return [Problem(e.name, None, None, f"{place}/{e.name}", what.format(e.kind)) for e in wrong]
+    return [Problem(name, None, None, f"{place}/{name}", what.format(kind)) for name, kind in wrong]
 
 
 class _Check:
@@ -169,54 +176,69 @@ class _Check:
 
     Parameters
     ----------
-    root, scope, progress
+    location, scope, progress
         See `verify_cache`.
     pool : ThreadPoolExecutor
     """
 
-    def __init__(self, root: Path, scope: Scope, pool: ThreadPoolExecutor, progress: Progress | None) -> None:
-        self._root, self._scope, self._pool = root, scope, pool
+    def __init__(
+        self, location: Location, scope: Scope, pool: ThreadPoolExecutor, progress: Progress | None
+    ) -> None:
+        self._location, self._scope, self._pool = location, scope, pool
         self._progress = progress or (lambda done, total: None)
         self._facts: dict[str, SetFacts] = {}
         self.problems: list[Problem] = []
 
     def sets(self, keys: Iterable[str]) -> None:
         """Check the stimulus sets in scope, and those that the arrays name."""
-        named = {digest for key in keys if (digest := spec_of(self._root / "arrays" / key)[1])}
-        every = _listed(self._root, "stimuli") if self._scope.keys is None else self._scope.sets
+        named = {digest for digest in self._each(self._set_of, keys) if digest}
+        every = _listed(self._location, STIMULI) if self._scope.keys is None else self._scope.sets
         digests = sorted(named | set(every))
         for digest, (facts, found) in zip(digests, self._each(self._set, digests), strict=True):
             self.problems += found
             if facts is not None:
                 self._facts[digest] = facts
 
+    def _set_of(self, key: str) -> str:
+        _, digest, error = spec_of(self._location, array_folder(key))
+        if isinstance(
+            error, CacheReadError
+        ):  # even if it can be read later: the set may not have been looked at
+            self.problems.append(_problem_at(key, SPEC, reason(error), None))
+        return digest
+
     def _set(self, digest: str) -> tuple[SetFacts | None, list[Problem]]:
-        folder = f"stimuli/{digest}"
+        folder = stimuli_folder(digest)
 
         def problem(name: str, what: str) -> Problem:
             return Problem(digest, None, None, f"{folder}/{name}", what)
 
         found = []
         try:
-            entries = list(entries_of(self._root / folder))
             found = [
-                problem(entry.name, f"it is {entry.kind} that the format does not name")
-                for entry in entries
-                if entry.name != STIMULI_FILE
+                problem(name, f"it is {kind} that the format does not name")
+                for name, kind in _beside(self._location, folder)
             ]
-            return check_set(self._root / folder / STIMULI_FILE, digest), found
-        except (FeatpipeError, OSError) as error:
+            return check_set(self._location, f"{folder}/{STIMULI_FILE}", digest), found
+        except DAMAGE as error:
             return None, [*found, problem(STIMULI_FILE, reason(error))]
 
     def arrays(self, keys: Iterable[str]) -> None:
         """Check arrays and their shards."""
         keys = list(keys)
-        counts = (len(_commit_names(self._root / "arrays" / key)) for key in keys)
         most = self._scope.sample
+        counts = self._each(self._count, keys)
         total = sum(count if most is None else min(count, most) for count in counts)
         for done, found in enumerate(self._each(_Shard.problems, self._shards(keys)), 1):
             self.problems += found
             self._progress(done, max(total, done))
+
+    def _count(self, key: str) -> int:
+        try:
+            return len(self._location.names(f"{array_folder(key)}/{COMMITS}"))
+        except CacheReadError as error:
+            self.problems.append(_problem_at(key, COMMITS, f"it cannot be listed: {reason(error)}", None))
+            return 0
 
     def _shards(self, keys: Iterable[str]) -> Iterator[_Shard]:
         """Yield the shards that are read, array by array, once what never changes has been looked at."""
@@ -225,22 +247,24 @@ class _Check:
             yield from look.shards
 
     def _array(self, key: str) -> _Look:
-        folder = self._root / "arrays" / key
-        evidence = evidence_of(folder)
-        facts = self._facts.get(evidence.stimuli_digest)
-        around = look_around(folder, evidence.layout)
-        wrong = _static_problems(folder, evidence, facts)
-        found = [
-            _problem_at(key, name, what, evidence.layout)
-            for name, what in (wrong | dict(around.strangers)).items()
-        ]
-        if evidence.layout is None:
+        location, base = self._location, array_folder(key)
+        evidence = evidence_of(location, base)
+        layout, facts = evidence.layout, self._facts.get(evidence.stimuli_digest)
+        seal = SealCheck.read(location, base)  # first: where there is one, all commits are older
+        around = look_around(location, base, layout)
+        if _is_unborn(location, base, evidence, around):
+            return _Look([], [])
+        seal = seal.checked(location, base, layout, around.committed)
+        wrong = dict(evidence.unread) | _static_problems(location, base, evidence, facts)
+        wrong |= seal.problems | dict(around.strangers)
+        found = [_problem_at(key, name, what, layout) for name, what in wrong.items()]
+        if layout is None:
             return _Look(found, [])
         # What every commit has to say again, where that is known.
         static = _expected(evidence, facts) if evidence.spec and facts else {}
         digests = {name: sha256 for name, (_, sha256) in static.items()}
         shards = self._scope.chosen(key, around.committed)
-        return _Look(found, [_Shard(self._root, folder, evidence.layout, s, digests) for s in shards])
+        return _Look(found, [_Shard(location, base, layout, s, digests, seal.checksum_of(s)) for s in shards])
 
     def _each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Yield ``work(item)`` in order, a few items ahead on the threads, so that no more are ever held."""
@@ -253,11 +277,19 @@ class _Check:
             yield waiting.popleft().result()
 
 
-def _commit_names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder / COMMITS)
-    except OSError:
-        return []  # reported where the folder is listed
+def _beside(location: Location, folder: str) -> Iterator[tuple[str, str]]:
+    """Yield name and kind of what lies in the folder of a stimulus set beside its file."""
+    if isinstance(location, Folder):
+        found = [(entry.name, entry.kind) for entry in entries_of(location.path(folder))]
+    else:
+        found = [(name, FILE) for name in location.files(folder)]
+    return (one for one in found if one[0] != STIMULI_FILE)
+
+
+def _is_unborn(location: Location, base: str, evidence: Evidence, around: Found) -> bool:
+    """Whether an array appears just now, file by file, or its creator was killed before it counted."""
+    nothing = evidence.spec is None and not around.committed
+    return location.remote and nothing and not location.has_array(base)
 
 
 def _problem_at(key: str, name: str, what: str, layout: ArrayLayout | None) -> Problem:
@@ -265,10 +297,12 @@ def _problem_at(key: str, name: str, what: str, layout: ArrayLayout | None) -> P
     shard = shard_of(name, layout)
     span = None if shard is None or layout is None else layout.rows_of(shard)
     rows = None if span is None else (span.start, span.stop)
-    return Problem(key, shard, rows, f"arrays/{key}/{name}".rstrip("/"), what)
+    return Problem(key, shard, rows, f"{array_folder(key)}/{name}".rstrip("/"), what)
 
 
-def _static_problems(folder: Path, evidence: Evidence, facts: SetFacts | None) -> dict[str, str]:
+def _static_problems(
+    location: Location, base: str, evidence: Evidence, facts: SetFacts | None
+) -> dict[str, str]:
     """Compare the files that never change with what the spec, the stimuli and the commits call for."""
     wrong = {SPEC: evidence.spec_problem} if evidence.spec_problem else {}
     if evidence.layout is None:
@@ -281,8 +315,8 @@ def _static_problems(folder: Path, evidence: Evidence, facts: SetFacts | None) -
             continue
         size, sha256 = expected.get(name, (None, None))
         try:
-            found = size_and_digest(folder / name, _LARGEST_STATIC if size is None else size)
-        except (FeatpipeError, OSError) as error:
+            found = size_and_digest(location, f"{base}/{name}", _LARGEST_STATIC if size is None else size)
+        except DAMAGE as error:
             wrong[name] = reason(error)
             continue
         if sha256 is not None and (found[1] != sha256 or size not in (None, found[0])):
@@ -316,35 +350,44 @@ class _Look:
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """One committed shard to be checked; `static` is what its commit must say, empty where that is not known."""
+    """One committed shard to be checked.
 
-    root: Path
-    folder: Path
+    `static` is what its commit must say, `sealed` the commit's own checksum; each is empty where that is not known.
+    """
+
+    location: Location
+    base: str
     layout: ArrayLayout
     number: int
     static: Mapping[str, str]
+    sealed: str
 
     def problems(self) -> list[Problem]:
-        """Check the commit record, and the shard and static files that it describes."""
-        path = self.folder / self.layout.shard_path(self.number)
-        commit = commit_path(self.folder, self.number)
+        """Check the commit record, and the shard, static files and seal that go with it."""
+        commit = commit_name(self.base, self.number)
         try:
-            record = sound_commit(self.folder, self.number, self.layout)
-        except (FeatpipeError, OSError) as error:
+            record = sound_commit(self.location, self.base, self.number, self.layout)
+        except DAMAGE as error:
             return [self._problem(commit, reason(error))]
-        try:
-            size, sha256 = size_and_digest(path, largest=record["size"])
-        except (FeatpipeError, OSError) as error:
-            return [self._problem(path, reason(error))]
-        if size != record["size"]:
-            return [self._problem(path, f"it has {size} bytes, {record['size']} were written")]
-        if sha256 != record["sha256"]:
-            return [self._problem(path, "its bytes are not those that were written")]
-        if self.static and record["static"] != self.static:
-            return [self._problem(commit, "the array's metadata, ids or digests are not those it was for")]
-        return []
+        seal = Problem(key_of(self.base), None, None, f"{self.base}/{SEAL}", NOT_REPEATED)
+        found = [] if self.sealed in ("", record["checksum"]) else [seal]
+        place = f"{self.base}/{self.layout.shard_path(self.number)}"
+        if what := self._wrong_with(place, record):
+            found.append(self._problem(place, what))
+        elif self.static and record["static"] != self.static:
+            what = "the array's metadata, ids or digests are not those it was for"
+            found.append(self._problem(commit, what))
+        return found
 
-    def _problem(self, file: Path, what: str) -> Problem:
+    def _wrong_with(self, place: str, record: Mapping[str, Any]) -> str:
+        try:
+            size, sha256 = size_and_digest(self.location, place, largest=record["size"])
+        except DAMAGE as error:
+            return reason(error)
+        if size != record["size"]:
+            return f"it has {size} bytes, {record['size']} were written"
+        return "" if sha256 == record["sha256"] else "its bytes are not those that were written"
+
+    def _problem(self, file: str, what: str) -> Problem:
         rows = self.layout.rows_of(self.number)
-        place = str(file.relative_to(self.root))
-        return Problem(self.folder.name, self.number, (rows.start, rows.stop), place, what)
+        return Problem(key_of(self.base), self.number, (rows.start, rows.stop), file, what)

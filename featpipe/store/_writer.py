@@ -5,55 +5,41 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from featpipe.errors import CacheCorrupt, CacheWriteError, RequestError
-from featpipe.remembered import file_digest
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
-from featpipe.store._array import CachedArray
-from featpipe.store._commits import COMMITS, commit_path, count_non_finite, encode_commit
+from featpipe.store._array import CachedArray, array_folder
+from featpipe.store._commits import commit_name, committed_shards, count_non_finite, encode_commit
 from featpipe.store._documents import read_bytes
 from featpipe.store._layout import ArrayLayout
-from featpipe.store._publish import (
-    make_folders,
-    publish_file,
-    publish_folder,
-    set_aside,
-    staging,
-    write_file,
-    writing,
-)
+from featpipe.store._seal import SEAL, encode_seal
 from featpipe.store._shard import check_shard, encode_shard
-from featpipe.store._static import static_files
+from featpipe.store._static import SPEC, static_files
+from featpipe.store.location import Folder, Location
 
 ADOPTED = {"adopted": True}  # provenance of a shard whose writer was killed before it could say more
 _ATTEMPTS = 5
 
 
 def create_array(
-    root: Path, folder: Path, spec: FeatureSpec, layout: ArrayLayout, manifest: StimulusManifest
+    location: Location, key: str, spec: FeatureSpec, layout: ArrayLayout, manifest: StimulusManifest
 ) -> None:
-    """Build the folder of a new array beside the others and move it there; a racing creator may win."""
-    with staging(root) as staged:
-        for name, content in static_files(spec, layout, manifest).items():
-            path = staged / folder.name / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, [content])
-        (staged / folder.name / COMMITS).mkdir()
-        publish_folder(staged / folder.name, folder)
+    """Publish the files of a new array that never change; a racing creator may win."""
+    location.create_folder(array_folder(key), static_files(spec, layout, manifest), last=SPEC)
 
 
 def static_digests(array: CachedArray) -> dict[str, str]:
     """Return the SHA-256 of every static file, which must be what the spec and the stimuli call for."""
     digests = {}
     for name, content in static_files(array.spec, array.layout, array.manifest).items():
-        if read_bytes(array.folder / name, largest=max(len(content), 1)) != content:
+        if read_bytes(array.location, f"{array.base}/{name}", largest=max(len(content), 1)) != content:
             raise CacheCorrupt(
-                f"{array.folder / name} is not what array {array.key} should hold there. Remove the array "
+                f"{array.location.url}/{array.base}/{name} is not what array {array.key} should hold there. "
+                "Remove the array "
                 f"with `featpipe cache rm {array.key}` and extract it again."
             )
         digests[name] = hashlib.sha256(content).hexdigest()
@@ -67,14 +53,11 @@ class ArrayWriter:
     Parameters
     ----------
     array : CachedArray
-    root : Path
-        The cache's folder.
     static : mapping of str to str
         SHA-256 of each static file of the array.
     """
 
     array: CachedArray
-    root: Path
     static: Mapping[str, str]
 
     def publish(
@@ -111,9 +94,9 @@ class ArrayWriter:
             The disk is full, read-only, or closed to us.
         """
         rows = self._checked(shard, rows)
-        place = self.array.shard_path(shard)
+        location = self.array.location
         for _ in range(_ATTEMPTS):
-            if shard in self.array.committed:
+            if self._is_committed(shard):
                 return False
             described = self._publish_shard(shard, rows) or self._adopt(shard, rows)
             if described is not None:
@@ -129,8 +112,9 @@ class ArrayWriter:
                     provenance=provenance if ours else ADOPTED,
                     reused=(reused or ()) if ours else (),
                 )
-                with writing(place):
-                    return publish_file(self.root, commit_path(self.array.folder, shard), content)
+                first = location.create(commit_name(self.array.base, shard), [content]) is not None
+                seal_array(self.array)
+                return first
         raise CacheWriteError(
             f"{self.array.label(shard)} was damaged again each of {_ATTEMPTS} times that it was written. "
             "Check the disk, or choose another cache."
@@ -148,55 +132,84 @@ class ArrayWriter:
             )
         return np.ascontiguousarray(rows, layout.numpy_dtype)
 
+    def _is_committed(self, shard: int) -> bool:
+        if not self.array.location.remote:
+            return shard in self.array.committed
+        return self.array.location.exists(commit_name(self.array.base, shard))
+
     def _publish_shard(self, shard: int, rows: np.ndarray) -> tuple[int, str, bool] | None:
         """Publish a shard; return its size, its SHA-256 and True, or None when one is there already."""
-        place = self.array.shard_path(shard)
-        top = self.array.shard_folder(shard)
-        if place.exists():
+        location, place = self.array.location, self.array.shard_name(shard)
+        if location.exists(place):
             return None
-        with staging(self.root) as staged:
-            file = staged / top.name / place.relative_to(top)
-            file.parent.mkdir(parents=True)
-            size, sha256 = write_file(file, encode_shard(rows, self.array.layout))
-            return (size, sha256, True) if publish_folder(staged / top.name, top) else None
+        top = f"{self.array.base}/{ArrayLayout.shard_folder(shard)}"
+        described = location.create_shard(
+            top, place.removeprefix(f"{top}/"), encode_shard(rows, self.array.layout)
+        )
+        return None if described is None else (*described, True)
 
     def _adopt(self, shard: int, rows: np.ndarray) -> tuple[int, str, bool] | None:
         """Describe a shard that is there without a commit, or move it aside and return None.
 
         Returns its size, its SHA-256, and whether it holds our rows bit for bit.
         """
-        place = self.array.shard_path(shard)
-        before = _inode(place)
+        location, place = self.array.location, self.array.shard_name(shard)
+        before = location.version(place)
         try:
-            there = check_shard(place, self.array.layout, shard, label=self.array.label)
+            there = check_shard(location, place, self.array.layout, shard, label=self.array.label)
+            size, sha256 = location.size(place), location.digest(place)
         except CacheCorrupt:
-            self._clear(shard, before)
+            self.clear(shard, before)
             return None
-        sha256 = file_digest(place)
-        if _inode(place) != before:
+        except FileNotFoundError:
+            return None
+        if location.version(place) != before:
             return None  # another writer healed it in between: look again
-        return place.stat().st_size, sha256, _same_bytes(there, rows)
+        return size, sha256, _same_bytes(there, rows)
 
-    def _clear(self, shard: int, inode: int | None) -> None:
-        """Move the damaged shard that is this inode aside; one that another writer put there goes back."""
-        top = self.array.shard_folder(shard)
-        moved = set_aside(self.root, top, f"{self.array.key}-{shard}")
-        if moved is not None and _inode(moved / self.array.shard_path(shard).relative_to(top)) != inode:
-            publish_folder(moved, top)
+    def clear(self, shard: int, version: Any) -> None:
+        """Move the damaged shard of this version aside; one that another writer put there goes back."""
+        location, place = self.array.location, self.array.shard_name(shard)
+        top = f"{self.array.base}/{ArrayLayout.shard_folder(shard)}"
+        if location.remote and location.version(place) != version:
+            return
+        moved = location.set_aside(top, f"{self.array.key}-{shard}")
+        if not isinstance(location, Folder) or moved is None:
+            return
+        if location.version(moved + place.removeprefix(top)) != version:
+            location.restore(moved, top)
 
 
-def _inode(path: Path) -> int | None:
+def seal_array(array: CachedArray, known: Mapping[int, dict[str, Any]] | None = None) -> bool:
+    """Write ``sealed.json`` beside a complete array that has none; tell whether it was written.
+
+    One with a damaged commit record is not sealed: `featpipe cache verify` names it.
+
+    Parameters
+    ----------
+    array : CachedArray
+    known : mapping of int to mapping, optional
+        Commit records that need not be read again, by shard.
+    """
+    if len(committed_shards(array.location, array.base, array.layout.n_shards)) < array.layout.n_shards:
+        return False
+    name = f"{array.base}/{SEAL}"
+    if array.location.exists(name):
+        return False
     try:
-        return path.stat().st_ino
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        records = known or {}
+        commits = [records.get(shard) or array.commit(shard) for shard in range(array.layout.n_shards)]
+        content = encode_seal(array.key, commits)
+    except CacheCorrupt:
+        return False
+    return array.location.create(name, [content]) is not None
 
 
 def _same_bytes(some: np.ndarray, other: np.ndarray) -> bool:
     return np.array_equal(some.reshape(-1).view(np.uint8), other.reshape(-1).view(np.uint8))
 
 
-def open_writer(root: Path, array: CachedArray, layout: ArrayLayout) -> ArrayWriter:
+def open_writer(array: CachedArray, layout: ArrayLayout) -> ArrayWriter:
     """Return a writer on an array that must have the layout asked for, but for the codec."""
     wanted = (layout.row_shape, layout.dims, layout.shard_rows)
     found = (array.row_shape, array.dims, array.shard_rows)
@@ -206,6 +219,4 @@ def open_writer(root: Path, array: CachedArray, layout: ArrayLayout) -> ArrayWri
             f"but {wanted} came for the same key. Remove it with "
             f"`featpipe cache rm {array.key}` if it is wrong."
         )
-    with writing(array.folder):
-        make_folders(array.folder / COMMITS)
-    return ArrayWriter(array, root, static_digests(array))
+    return ArrayWriter(array, static_digests(array))

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from featpipe.store import FeatureCache, publish_index
+from featpipe.testing import file_server
+
 VERIFY = "cache verify --images table:table --trust --repair --cache"
 MODEL = "--model python:tiny.py:build --trust"
 EXTRACT = f"extract {MODEL} --layers stem:grid:2 --layers head:mean --images table:table --cache"
@@ -23,11 +26,12 @@ def cache(world, tmp_path):
 
 
 def _content(cache):
-    """SHA-256 of all that counts, by path; commit records say when, and are left out."""
+    """SHA-256 of all that counts, by path; commit records say when, and are left out, as are seals."""
     files = (
         path for folder in ("arrays", "stimuli") for path in (cache / folder).rglob("*") if path.is_file()
     )
-    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.parent.name != "commits"}
+    timeless = [path for path in files if path.parent.name != "commits" and path.name != "sealed.json"]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in timeless}
 
 
 def _shards(cache):
@@ -94,7 +98,7 @@ def test_without_images_it_is_moved_aside_until_an_extraction_fills_it(featpipe,
     assert code == 1
     assert "moved aside, and missing now: shard 0" in out
     assert not shard.exists()
-    assert len(os.listdir(cache / "aside")) == 2
+    assert len(os.listdir(cache / "aside")) == 3  # with its commit and the seal
     assert featpipe(f"{EXTRACT} {cache}")[0] == 0
     assert featpipe(f"{EXTRACT.replace('stem:grid:2', 'stem:mean')} {cache}")[0] == 0
     assert _content(cache) == before
@@ -170,3 +174,20 @@ def test_an_array_whose_spec_is_lost_is_said_and_can_be_removed(featpipe, featpi
     assert (code, f"cache rm {key}" in out) == (1, True)
     assert "damaged" in featpipe_json(f"cache rm {key} --yes --cache {cache}")["removed"][0]
     assert featpipe(f"cache verify --cache {cache}")[0] == 0
+
+
+def test_a_cache_behind_a_url_is_verified_and_not_repaired_where_it_can_only_be_read(
+    featpipe, featpipe_json, cache, damaged
+):
+    pytest.importorskip("urllib3")
+    shard, _ = damaged
+    publish_index(FeatureCache(cache).location)
+    with file_server(cache) as server:
+        code, out, _ = featpipe(f"cache verify --cache {server.url}")
+        assert (code, out.count(str(shard.relative_to(cache)))) == (1, 1)
+        code, out, err = featpipe(f"cache verify --repair --cache {server.url}")
+        assert (code, out) == (2, "")
+        assert "can only be read" in err
+    code, out, err = featpipe("cache verify --cache memory://nothing")
+    assert (code, out) == (2, "")
+    assert "There is no cache at memory://nothing" in err

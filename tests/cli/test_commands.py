@@ -24,20 +24,25 @@ COMMANDS = {
     "extract": (
         "--model --layers --images --cache --weights --model-arg --mean --std --image-size --interpolation "
         "--precision --preprocess --store-dtype --views --augmentation --view-seed --batch-size "
-        "--device --recipe --data --set --skip-broken --dry-run --trust --json"
+        "--device --dask --recipe --data --set --skip-broken --dry-run --trust --json"
     ),
     "fit": "--data --target --subject --cache --set --search --cv --extract --out --trust --json",
     "predict": "--images --out --cache --weights --trust --json",
     "score": "--data --subject --target --trust --json",
     "report": "--out",
     "recipes": "--json",
-    "cache ls": "--cache --json",
-    "cache show": "--cache --json",
+    "cache ls": "--model --layer --stimuli --newer --older --larger --smaller --incomplete --cache --json",
+    "cache show": "--no-statistics --cache --json",
     "cache verify": (
         "--cache --sample --recompute --repair --images --weights --model --subject --split --seed --device --workers "
         "--trust --json"
     ),
+    "cache push": "--cache --model --layers --stimuli --dry-run --json",
+    "cache pull": "--cache --model --layers --stimuli --dry-run --json",
     "cache rm": "--cache --yes --json",
+    "cache gc": "--yes --older --aside --stimuli --empty --cache --json",
+    "cache export": "--to --out --partial --overwrite --cache --json",
+    "cache catalog": "--out --url --cache --json",
     "cache import": "--name --ids --images --store-dtype --cache --json",
 }
 
@@ -46,8 +51,18 @@ SHOWN = {
     "models resnet1* --zoo timm": {"models"},
     "layers python:tiny.py:build --trust": {"model", "weights", "weights_label", "preprocessing", "layers"},
     "recipes": {"recipes"},
-    "cache ls --cache cache": {"cache", "arrays"},
+    "cache ls --cache cache": {"cache", "arrays", "damaged"},
+    "cache gc --cache cache": {"cache", "garbage", "removed", "kept", "bytes"},
     "cache verify --cache cache": {"cache", "arrays", "seed", "problems"},
+    "cache push new --cache cache --dry-run": {
+        "from",
+        "to",
+        "dry_run",
+        "arrays",
+        "bytes",
+        "seconds",
+        "problems",
+    },
     f"extract {M} --layers stem:mean --images images --cache new --dry-run": {
         "layers",
         "n_stimuli",
@@ -185,7 +200,7 @@ def test_show_takes_the_first_digits_of_a_key(featpipe, featpipe_json):
     assert shown["spec"]["weights"]
     assert shown["provenance"]["batch_size"]
     assert shown["missing_shards"] == []
-    assert "provenance:" in featpipe(f"cache show {key} --cache cache")[1]
+    assert "provenance of 1 of 1 shards:" in featpipe(f"cache show {key} --cache cache")[1]
 
 
 def test_rm_removes_what_it_names_after_asking(featpipe, featpipe_json, cache, monkeypatch):

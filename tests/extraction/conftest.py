@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from featpipe.spec import canonical_json, digest_of
+from featpipe.store import seal_again
 
 
 @pytest.fixture
@@ -29,6 +30,8 @@ def _committed_again(array, shard, change):
     record = json.loads(commit.read_bytes()) | {"sha256": hashlib.sha256(content).hexdigest()}
     record.pop("checksum")
     commit.write_bytes(canonical_json(record | {"checksum": digest_of(record)}))
+    (array.folder / "sealed.json").unlink()
+    seal_again(array.location, [array.key])
 
 
 @pytest.fixture

@@ -268,7 +268,7 @@ def test_overflow_in_float16_names_layer_and_stimulus_and_writes_nothing(cache, 
         ModelRequest(f"python:{path}:build", trust=True), (LayerRequest("0"),), store_dtype="float16"
     )
     with pytest.raises(
-        NonFiniteFeatures, match=r"Layer '0' .* float16, first for stimulus 'image_0'.*float32"
+        NonFiniteFeatures, match=r"Layer '0' .* float16, .*first for stimulus 'image_0'.*float32"
     ):
         extract(order, StimulusSet.from_source(tiny_stimuli), cache)
     assert cache.keys() == []

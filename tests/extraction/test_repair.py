@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import threading
 
@@ -14,7 +15,8 @@ from featpipe.extraction import Means, Order, extract, plan_again, repair
 from featpipe.models import ModelRequest
 from featpipe.spec import LayerRequest
 from featpipe.stimuli import StimulusSet
-from featpipe.store import FeatureCache, Problem, exclusive_claim, recovered_array
+from featpipe.store import FeatureCache, Problem, exclusive_claim, publish_index, recovered_array
+from featpipe.store._documents import with_checksum
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
 
@@ -38,7 +40,7 @@ def cache(tmp_path, images, tiny_backbone):
 
 
 def digests(cache):
-    """SHA-256 of every file by path, those of ``tmp`` and ``aside`` and commit records (which say when) left out."""
+    """SHA-256 of every file by path; ``tmp``, ``aside``, commit records (which say when) and seals are left out."""
     files = [
         path
         for folder in ("arrays", "stimuli")
@@ -48,7 +50,7 @@ def digests(cache):
     return {
         str(path.relative_to(cache.root)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
-        if path.parent.name != "commits"
+        if path.parent.name != "commits" and path.name != "sealed.json"
     }
 
 
@@ -61,7 +63,7 @@ def flip(path, place=-5):
 def mend(cache, images=None, problems=None):
     problems = cache.verify() if problems is None else problems
     keys = sorted({problem.key for problem in problems if problem.shard is not None})
-    arrays = [recovered_array(cache.root, key) for key in keys]
+    arrays = [recovered_array(cache.location, key) for key in keys]
     plans = [] if images is None else plan_again(arrays, images, trust=True)
     return repair(cache, problems, plans, known=[] if images is None else [images.manifest])
 
@@ -84,7 +86,8 @@ def test_only_the_damaged_shards_are_computed_again(cache, images):
         a.key: [a.shard_path(s).stat().st_ino == inodes[a.key][s] for s in range(3)] for a in (first, second)
     }
     assert kept == {first.key: [True, False, True], second.key: [False, True, False]}
-    assert len(list((cache.root / "aside").iterdir())) == 6  # each with its commit
+    assert len(list((cache.root / "aside").iterdir())) == 6 + 2  # each with its commit, and the seals
+    assert all((array.folder / "sealed.json").exists() for array in (first, second))
 
 
 def test_the_batches_are_those_of_before(cache, images):
@@ -129,6 +132,54 @@ def test_a_stimulus_set_is_written_again_from_images(cache, images):
     assert digests(cache) == before
 
 
+@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_a_damaged_seal_is_moved_aside_and_the_array_sealed_again(cache, damage):
+    seal = cache.arrays()[0].folder / "sealed.json"
+    content = seal.read_bytes()
+    damage(seal)
+    done = mend(cache)
+    assert done.sound
+    assert done.rewritten == ([str(seal.relative_to(cache.root))] if seal.exists() else [])
+    if seal.exists():  # one that is gone is no damage
+        assert seal.read_bytes() == content
+
+
+def test_a_seal_of_other_commits_is_written_again_and_one_of_fewer_shards_moved_aside(cache, committed_again):
+    first, second = cache.arrays()
+    seal = first.folder / "sealed.json"
+    old = seal.read_bytes()
+    committed_again(first, 1, lambda rows: rows)
+    record = first.folder / "commits/1.json"
+    told = json.loads(record.read_bytes()) | {"provenance": {}}
+    record.write_bytes(with_checksum({k: v for k, v in told.items() if k != "checksum"}))
+    (second.folder / "commits/1.json").unlink()
+    done = mend(cache)
+    assert done.sound, done
+    assert done.rewritten == [f"{first.base}/sealed.json"]
+    assert done.moved == [f"{second.base}/sealed.json"]
+    assert seal.read_bytes() != old
+    assert cache.verify() == []
+
+
+def test_rows_in_an_object_store_are_computed_again(tmp_path, images, tiny_backbone):
+    pytest.importorskip("obstore")
+    cache = FeatureCache(f"memory://{tmp_path.name}/cache")
+    order = Order(ModelRequest(tiny_backbone, trust=True), (LayerRequest.parse("stem:mean"),))
+    extract(order, images, cache, means=Means(batch_size=16, shard_rows=8))
+    (array,) = cache.arrays()
+    content = array.location.read(array.shard_name(1), 1 << 20)
+    array.location.replace(array.shard_name(1), content[:-1])
+    publish_index(cache.location)
+    listed = array.location.read("index.jsonl", 1 << 20)
+    done = mend(cache, images)
+    assert done.sound, done
+    assert done.recomputed == [(array.key, 1)]
+    assert array.location.read(array.shard_name(1), 1 << 20) == content
+    assert array.location.exists(f"{array.base}/sealed.json")
+    assert array.location.read("index.jsonl", 1 << 20) == listed
+    assert cache.verify() == []
+
+
 def test_a_broken_spec_is_left_and_said(cache):
     array = cache.arrays()[0]
     flip(array.folder / "spec.json")
@@ -169,7 +220,7 @@ def test_without_images_damaged_shards_are_missing_until_the_next_extraction(cac
 def test_a_shard_that_is_missing_anyway_stays_missing(cache, images):
     first, second = cache.arrays()
     (second.folder / "commits/1.json").unlink()
-    shutil.rmtree(second.shard_folder(1))
+    shutil.rmtree(second.folder / second.layout.shard_folder(1))
     flip(first.shard_path(1))
     assert mend(cache, images).sound
     assert second.missing == [1]

@@ -158,7 +158,7 @@ def test_errors_say_which_part_and_what_to_set(joined, ids):
         ([("one", LayerScaler())], "parts must be a list of"),
         ([("one", CachedFeatures()), ("one", CachedFeatures())], "must differ, .* got .*'one', 'one'"),
         ([("a__b", CachedFeatures())], "neither '__' nor ':'"),
-        ([("cache", CachedFeatures())], "be none of cache, output"),
+        ([("cache", CachedFeatures())], "be none of cache, mirror"),
     ],
 )
 def test_parts_that_mean_nothing(ids, parts, said):

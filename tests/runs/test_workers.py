@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("distributed")
 
-from featpipe.runs import _gpus, _workers
+from featpipe.runs import _workers
 from featpipe.runs._workers import _scratch
+from featpipe.workers import _gpus
 
 
 def test_what_a_killed_run_left_is_taken_away(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache
+from featpipe.store._index import INDEX, CacheIndex, index_line
 
 N_STIMULI, SHARD_ROWS = 21, 8  # two whole shards and a short one
 
@@ -63,7 +65,7 @@ def fill():
         for shard in range(writer.array.layout.n_shards) if shards is None else shards:
             part = writer.array.layout.rows_of(shard)
             writer.publish(shard, rows[part.start : part.stop], {"batch_size": 8})
-        return FeatureCache(writer.root).array(writer.array.key)
+        return FeatureCache(writer.array.root).array(writer.array.key)
 
     return publish
 
@@ -79,3 +81,18 @@ def tiny_cache(tmp_path, make_writer, fill):
     """A complete array in a cache, and its rows."""
     writer, rows = make_writer(tmp_path / "cache")
     return fill(writer, rows), rows
+
+
+@pytest.fixture(scope="session")
+def indexed():
+    """Write the index of a cache in a folder, as whoever publishes it does."""
+
+    def write(root):
+        arrays = {}
+        for array in FeatureCache(root).arrays():
+            sealed = (array.folder / "sealed.json").exists()
+            spec = array.spec.document(array.stimuli_digest)
+            arrays[array.key] = index_line(array.key, spec, array.committed, sealed=sealed)
+        (Path(root) / INDEX).write_bytes(CacheIndex(arrays).encode())
+
+    return write

@@ -21,7 +21,7 @@ from featpipe.store._shard import encode_shard
 WRITER = """
 import os, signal, sys
 import numpy as np
-from featpipe.store import FeatureCache, _publish
+from featpipe.store import FeatureCache
 root, key, at = sys.argv[1], sys.argv[2], sys.argv[3]
 array = FeatureCache(root).array(key)
 writer = FeatureCache(root).writer(
@@ -50,7 +50,7 @@ def _start(writer, rows, at, folder):
     saved = folder / "rows.npy"
     if not saved.exists():
         np.save(saved, rows)
-    given = [writer.root, writer.array.key, at, saved]
+    given = [writer.array.root, writer.array.key, at, saved]
     command = [sys.executable, "-c", WRITER, *map(str, given)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -79,7 +79,7 @@ def test_a_killed_writer_leaves_no_wrong_row(tmp_path, make_writer, fill, at, co
     assert array.read().tobytes() == rows.tobytes()
     assert FeatureCache(array.root).verify() == []
     undisturbed = {f"commits/{s}.json" for s in range(3)} | {array.layout.shard_path(s) for s in range(3)}
-    assert set(_files(array.folder)) == undisturbed | set(writer.static)
+    assert set(_files(array.folder)) == undisturbed | set(writer.static) | {"sealed.json"}
     if adopted:  # by a writer with the same rows, so it can vouch for them
         assert array.commit(0)["provenance"] == {"batch_size": 8}
 
@@ -91,7 +91,7 @@ def test_two_processes_share_the_shards(tmp_path, make_writer):
     assert [process.returncode for process in processes] == [0, 0]
     np.testing.assert_array_equal(wins[0] + wins[1], 1)
     np.testing.assert_array_equal(writer.array.read(), rows)
-    assert FeatureCache(writer.root).verify() == []
+    assert FeatureCache(writer.array.root).verify() == []
 
 
 def test_threads_race_and_one_wins(tmp_path, make_writer):

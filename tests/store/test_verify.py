@@ -15,6 +15,10 @@ from featpipe.errors import CacheCorrupt, FeatpipeError, RequestError
 from featpipe.spec import canonical_json
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache, Problem
+from featpipe.store._documents import with_checksum
+from featpipe.store._seal import encode_seal
+from featpipe.store._verify import NOT_REPEATED
+from featpipe.store.location import Folder
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
 
@@ -49,21 +53,25 @@ def _places(cache, key):
     shards = [(array.shard_path(s), s) for s in sorted(array.committed)]
     sizes = {path: path.stat().st_size for path, _ in shards}
     static = [path for path in array.folder.rglob("*") if path.is_file() and path.parent.name != "commits"]
-    static = [path for path in static if path not in sizes]
+    seal = array.folder / "sealed.json"
+    static = [path for path in static if path not in sizes and path != seal]
     chunks = [path for path in static if path.suffix != ".json"]
     return {
         "data": [(path, 0, sizes[path] - _index_bytes(array), s) for path, s in shards],
         "index": [(path, sizes[path] - _index_bytes(array), sizes[path], s) for path, s in shards],
         "commit": [(array.folder / f"commits/{s}.json", 0, None, s) for _, s in shards],
         "metadata": [(path, 0, None, None) for path in sorted(set(static) - set(chunks))],
+        "seal": [(seal, 0, None, None)],
         "ids and digests": [(path, 0, None, None) for path in sorted(chunks)],
     }
 
 
 def test_a_flipped_byte_anywhere_is_found_and_put_down_to_its_rows(two_arrays, flip, rng):
-    """400 flips: data, index, commit, metadata, ids and digests of both arrays, and the stimulus set."""
+    """450 flips: data, index, commit, seal, metadata, ids and digests of both arrays, and the stimulus set."""
     cache, keys = two_arrays
     assert cache.verify() == []
+    files = [path for path in cache.root.rglob("*") if path.is_file()]
+    assert len(files) == 1 + 2 * (7 + 3 + 3 + 1)  # stimuli, static, shards, commits, seal
     places = {(key, kind): where for key in keys for kind, where in _places(cache, key).items()}
     stimuli = cache.root / "stimuli" / cache.array(keys[0]).stimuli_digest / "stimuli.json"
     places[stimuli.parent.name, "stimuli"] = [(stimuli, 0, None, None)]
@@ -273,7 +281,8 @@ def test_no_damage_stops_it(tiny_cache, name, damage, word):
     damage(path)
     cache = FeatureCache(array.root)
     if name == "commits/1.json" and not os.path.lexists(path):
-        assert cache.verify() == []  # a shard without a commit is no damage
+        (problem,) = cache.verify()  # a shard without a commit is no damage, but a seal without one is
+        assert (problem.file, problem.what) == (f"{array.base}/sealed.json", UNSEALED)
         return
     assert re.search(word, " ".join(_problems_of(cache, name)))
     assert {problem.key for problem in cache.verify()} <= {array.key, array.stimuli_digest}
@@ -300,14 +309,35 @@ def test_strays_beside_arrays_and_sets_are_found(tiny_cache):
     assert len(cache.verify([array.key])) == 1  # what lies beside is not looked at with a key
 
 
-def test_a_seal_is_no_stranger(tiny_cache):
+UNSEALED = "it seals an array that lacks shards"
+
+
+def test_a_seal_of_other_commits_is_found_and_an_array_without_one_is_sound(tiny_cache):
     array, _ = tiny_cache
-    (array.folder / "sealed.json").write_bytes(b"{}")
-    assert not _problems_of(FeatureCache(array.root), "sealed.json")
+    seal = array.folder / "sealed.json"
+    commits = [commit | {"provenance": {}} for commit in array.commits()]
+    commits = [json.loads(with_checksum({k: v for k, v in c.items() if k != "checksum"})) for c in commits]
+    seal.write_bytes(encode_seal(array.key, commits))
+    (problem,) = FeatureCache(array.root).verify()
+    assert problem == Problem(array.key, None, None, f"{array.base}/sealed.json", NOT_REPEATED)
+    seal.unlink()
+    assert FeatureCache(array.root).verify() == []
+
+
+def test_a_seal_that_is_no_plain_file_is_found_once(tiny_cache):
+    array, _ = tiny_cache
+    for damage in (_pipe, _link):
+        damage(array.folder / "sealed.json")
+        assert [problem.file for problem in FeatureCache(array.root).verify()] == [
+            f"{array.base}/sealed.json"
+        ]
+        (array.folder / "sealed.json").unlink()
+        (array.folder / "sealed.json").write_bytes(b"{}")
 
 
 def test_a_shard_without_a_commit_is_no_damage(tiny_cache):
     array, _ = tiny_cache
+    (array.folder / "sealed.json").unlink()
     (array.folder / "commits/1.json").unlink()
     array.shard_path(1).write_bytes(b"half")
     assert FeatureCache(array.root).verify() == []
@@ -355,7 +385,7 @@ def test_a_set_of_any_size_and_ids_is_read_in_blocks(tmp_path, n_stimuli, name):
     ids = tuple(f"{name}{row}" for row in range(n_stimuli))
     manifest = StimulusManifest(ids, tuple(f"{row:064x}" for row in range(n_stimuli)), 'x"]', "],[")
     FeatureCache(tmp_path).add_stimuli(manifest, shard_rows=16)
-    facts = check_set(tmp_path / "stimuli" / manifest.digest / "stimuli.json", manifest.digest)
+    facts = check_set(Folder(tmp_path), f"stimuli/{manifest.digest}/stimuli.json", manifest.digest)
     chunks = encode_ids(ids), bytes.fromhex("".join(manifest.sha256))
     assert (facts.n_stimuli, facts.shard_rows, facts.ids_size) == (n_stimuli, 16, len(chunks[0]))
     assert (facts.ids_sha256, facts.digests_sha256) == tuple(hashlib.sha256(c).hexdigest() for c in chunks)
@@ -363,7 +393,6 @@ def test_a_set_of_any_size_and_ids_is_read_in_blocks(tmp_path, n_stimuli, name):
 
 def test_a_set_with_an_id_twice_is_found(tmp_path):
     from featpipe.spec import digest_of
-    from featpipe.store._documents import with_checksum
     from featpipe.store._set_check import check_set
 
     images = [["a", "0" * 64], ["a", "1" * 64]]
@@ -371,11 +400,12 @@ def test_a_set_with_an_id_twice_is_found(tmp_path):
         with_checksum({"format": 1, "images": images, "name": "", "shard_rows": 8, "source": ""})
     )
     with pytest.raises(CacheCorrupt, match="two of its images have one id"):
-        check_set(tmp_path / "s.json", digest_of(images))
+        check_set(Folder(tmp_path), "s.json", digest_of(images))
 
 
 def test_a_folder_in_place_of_a_commit_is_put_down_to_its_shard(tiny_cache):
     array, _ = tiny_cache
     _folder(array.folder / "commits/1.json")
-    (problem,) = FeatureCache(array.root).verify()
+    seal, problem = FeatureCache(array.root).verify()
+    assert (seal.shard, seal.what) == (None, UNSEALED)
     assert (problem.shard, problem.rows) == (1, (8, 16))

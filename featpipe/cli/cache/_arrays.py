@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featpipe.cli._console import note
-from featpipe.errors import AmbiguousFeatures, FeaturesNotCached
 
 if TYPE_CHECKING:
     from featpipe.store import CachedArray, FeatureCache
@@ -29,17 +28,14 @@ def opened(cache: str) -> FeatureCache:
 
 def one_array(store: FeatureCache, key: str) -> CachedArray:
     """Open the one array whose key begins so."""
-    return store.array(full_key(store, key))
+    return store.named(key)
 
 
 def full_key(store: FeatureCache, key: str) -> str:
     """Return the one key that begins so, whether or not the array can be opened."""
-    found = [full for full in store.keys() if full.startswith(key)]
-    if not found:
-        raise FeaturesNotCached(f"{store.root} has no array {key!r}. `featpipe cache ls` lists the keys.")
-    if len(found) > 1:
-        raise AmbiguousFeatures(f"{len(found)} keys begin with {key!r}: give more digits.")
-    return found[0]
+    from featpipe.store import key_named
+
+    return key_named(store, key)
 
 
 def row_of(array: CachedArray) -> dict[str, Any]:

@@ -28,10 +28,10 @@ def import_command(
     from featpipe.stimuli import StimulusSet
     from featpipe.store import FeatureCache
 
+    store = FeatureCache(cache)
+    store.location.require_writable()
     stimuli = None if images is None else StimulusSet.from_source(images)
-    array = import_array(
-        file, FeatureCache(cache), name=name, ids=ids, images=stimuli, store_dtype=store_dtype
-    )
+    array = import_array(file, store, name=name, ids=ids, images=stimuli, store_dtype=store_dtype)
     if as_json:
         say_json(row_of(array))
         return

@@ -74,7 +74,7 @@ def _to_compute(store: FeatureCache, problems: Sequence[Problem], images: Stimul
     arrays = []
     for key in sorted({problem.key for problem in problems if problem.shard is not None}):
         try:
-            arrays.append(recovered_array(store.root, key, [images.manifest]))
+            arrays.append(recovered_array(store.location, key, [images.manifest]))
         except CacheCorrupt as error:
             note(f"featpipe: array {key[:12]} cannot be computed again: {error}.")
     return [array for array in arrays if not array.spec.model.startswith(IMPORTED)]

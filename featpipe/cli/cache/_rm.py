@@ -23,6 +23,7 @@ def rm_command(
 ) -> None:
     """Remove arrays."""
     store = opened(cache)
+    store.location.require_writable()
     rows = [_shown(store, full_key(store, key)) for key in keys]
     chosen = [row["key"] for row in rows]
     if as_json:

@@ -64,10 +64,12 @@ def verify_command(
     request = Request(images or [], subject, split, weights, model, device, workers, trust, as_json)
     _refuse_idle(request, repair=repair, recompute=recompute)
     store = opened(cache)
-    if not store.root.is_dir():
+    if not store.keys() and not store.stimuli_digests():
         raise FeaturesNotCached(
-            f"There is no folder {cache}, so nothing was checked. Name the cache with --cache."
+            f"There is no cache at {cache}, so nothing was checked. Name the cache with --cache."
         )
+    if repair:
+        store.location.require_writable()
     chosen = [full_key(store, key) for key in keys] if keys else None
     seed = secrets.randbelow(1 << 32) if seed is None else seed
     with showing_progress("verify", quiet=as_json) as progress:

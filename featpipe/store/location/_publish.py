@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from featpipe.errors import CacheWriteError
+from featpipe.errors import CacheWriteError, FeatpipeError
 
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY}
 # File systems without hard links, or (BeeGFS) without hard links between folders.
@@ -25,6 +25,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EXDEV, errno.EM
 _ADVICE = {
     errno.ENOSPC: "The disk is full. Free some space, or choose another cache",
     errno.EDQUOT: "The disk quota is used up. Free some space, or choose another cache",
+    errno.EFBIG: "Files may not become that large there (ulimit -f, or the file system). Raise the limit, take fewer "
+    "--shard-rows for a new stimulus set, or choose another cache",
     errno.EROFS: "The file system is read-only. Choose another cache to write to",
     errno.EACCES: "There is no permission to write there. Ask its owner, or choose another cache",
     errno.EPERM: "There is no permission to write there. Ask its owner, or choose another cache",
@@ -36,7 +38,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says when a write fails into `CacheWriteError` with advice."""
     try:
         yield
-    except CacheWriteError:
+    except FeatpipeError:  # which has its advice already, such as a source that cannot be reached
         raise
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, "Check the disk, or choose another cache")
@@ -56,7 +58,8 @@ def staging(root: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # what cannot be cleared away does no harm there
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str]:
@@ -74,7 +77,7 @@ def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, 
 
 def publish_folder(staged: Path, place: Path) -> bool:
     """Move a folder to its place, unless something is there already; tell whether it was moved."""
-    for folder, _, _ in os.walk(staged, topdown=False):
+    for folder, _, _ in os.walk(staged, topdown=False, onerror=_refuse):
         sync_folder(Path(folder))
     make_folders(place.parent)
     try:
@@ -87,28 +90,33 @@ def publish_folder(staged: Path, place: Path) -> bool:
     return True
 
 
-def publish_file(root: Path, place: Path, content: bytes) -> bool:
-    """Put a file at its place, unless one is there already; tell whether this one was put there.
+def _refuse(error: OSError) -> None:
+    raise error  # os.walk would go on, and the folder would be published without being forced to disk
+
+
+def publish_file(root: Path, place: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str] | None:
+    """Put a file at its place; return its size and SHA-256, or None when one is there already.
 
     Without hard links the file is renamed, which replaces one that appeared in between. That is safe for
     the only files published this way, commit records: all that can exist for a shard describe the same bytes.
     """
     with staging(root) as folder:
         staged = folder / place.name
-        write_file(staged, [content])
+        described = write_file(staged, buffers)
         make_folders(place.parent)
         try:
             os.link(staged, place)
         except FileExistsError:
-            return os.stat(staged).st_nlink > 1  # NFS may repeat a request that had succeeded
+            # NFS may repeat a request that had succeeded
+            return described if os.stat(staged).st_nlink > 1 else None
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             if place.exists():
-                return False
+                return None
             os.rename(staged, place)
         sync_folder(place.parent)
-    return True
+    return described
 
 
 def make_folders(folder: Path) -> None:
