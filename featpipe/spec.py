@@ -144,6 +144,12 @@ class Preprocessing:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote; raises `SpecError` on a missing or an unknown field."""
+        _require_kinds("Preprocessing", value, _PREPROCESSING_KINDS)
+        for name in _PREPROCESSING_KINDS.keys() & value.keys() - {"interpolation", "decoder"}:
+            numbers = value[name] if type(value[name]) is list else [value[name] or 1]
+            kinds = {int, float} if name in ("mean", "std") else {int}
+            if not set(map(type, numbers)) <= kinds or len(numbers) > 3:
+                raise SpecError(f"Preprocessing has numbers as {name}, got {str(value[name])[:40]}.")
         return cls(**_known(cls, {name: _frozen(item) for name, item in value.items()}))
 
 
@@ -284,11 +290,14 @@ class FeatureSpec:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Read what `to_json` wrote; raises `SpecError` on a missing or an unknown field."""
         given = dict(value)
-        if isinstance(given.get("preprocessing"), Mapping):
+        _require_kinds("A spec", given, _SPEC_KINDS)
+        if given.get("preprocessing") is not None:
             given["preprocessing"] = Preprocessing.from_json(given["preprocessing"])
         if "reduction" in given:
             given["reduction"] = Reduction.parse(given["reduction"])
         if "model_args" in given:
+            if not set(map(type, given["model_args"].values())) <= _SCALARS:
+                raise SpecError("The arguments of a model are text, numbers, true, false or null.")
             given["model_args"] = tuple(sorted(given["model_args"].items()))
         return cls(**_known(cls, given))
 
@@ -359,6 +368,33 @@ def _plain(value: Any) -> Any:
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+_SCALARS = {str, int, float, bool, type(None)}
+_TEXTS = ("model", "weights", "layer", "code", "element", "layout", "reduction", "store_dtype", "precision")
+_COUNTS = ("call", "prefix_tokens", "reduction_version", "view", "view_seed")
+_SPEC_KINDS: Mapping[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_TEXTS, "augmentation"), (str,)),
+    **dict.fromkeys(_COUNTS, (int,)),
+    "preprocessing": (dict, type(None)),
+    "model_args": (dict,),
+}
+_PREPROCESSING_KINDS: Mapping[str, tuple[type, ...]] = {
+    "resize": (int, list),
+    "crop": (list, type(None)),
+    "interpolation": (str,),
+    "mean": (list,),
+    "std": (list,),
+    "decoder": (str,),
+}
+
+
+def _require_kinds(what: str, given: Mapping[str, Any], kinds: Mapping[str, tuple[type, ...]]) -> None:
+    """Raise `SpecError` unless each field is of the kind of JSON value that it must be."""
+    for name in given.keys() & kinds.keys():
+        if type(given[name]) not in kinds[name]:
+            wanted = " or ".join(kind.__name__ for kind in kinds[name])
+            raise SpecError(f"{what} has {wanted} as {name}, got {repr(given[name])[:40]}.")
 
 
 def _known(cls: Any, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,21 +15,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 OUT = Console(soft_wrap=True)
 ERR = Console(stderr=True, soft_wrap=True)
+# Control characters, marks that turn text around, and halves of characters, which cannot be written.
+_OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
 def say(text: str) -> None:
     """Print a line for people."""
-    OUT.print(text, markup=False, highlight=False)
+    OUT.print(_shown(text), markup=False, highlight=False)
 
 
 def note(text: str) -> None:
     """Print a line beside the result, on stderr."""
-    ERR.print(text, markup=False, highlight=False)
+    ERR.print(_shown(text), markup=False, highlight=False)
 
 
 def say_json(value: Any) -> None:
     """Print the one JSON object of a ``--json`` command."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=None, default=str) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=None, default=str)
+    sys.stdout.write(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+
+
+def printable(value: Any) -> str:
+    """Return a value of a stranger's making as one line of text that a terminal shows and does not obey."""
+    return _OBEYED.sub(_escaped, str(value))
+
+
+def _shown(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
@@ -36,7 +53,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: 
 
     Cells are never cut: in a narrow terminal lines go on in the next, so that keys and names can be copied.
     """
-    lines = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    lines = [list(columns), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
         padded = [

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -18,10 +18,11 @@ from uuid import uuid4
 from featpipe.errors import WorkError
 from featpipe.extraction._order import Means, Order, Progress, Target
 from featpipe.extraction._parcel import LAG, Done, Parcel, Settled, ShardTask
-from featpipe.extraction._plan import missing_shards
+from featpipe.extraction._plan import ShardJob, missing_shards
+from featpipe.extraction._shares import Share
 from featpipe.models import ModelCard
 from featpipe.stimuli import StimulusSet
-from featpipe.store import FeatureCache
+from featpipe.store import Claims, FeatureCache, absolute, claim_storage, require_shared, work_of
 from featpipe.workers import Tell, asked_workers, connected, dashboard, described, hand_out, wait_for_workers
 
 # Batches are larger than what glibc gives to threads other than the first from memory that it keeps.
@@ -86,11 +87,12 @@ class DaskWorkers:
         progress: Progress | None,
     ) -> dict[str, Any]:
         """Fill the cache; return the fields of `Extraction` that say what was done. Parameters as of `Run`."""
+        require_shared(cache.root, "--dask")
         parcel = Parcel(
             version("featpipe"),
             replace(order, model=order.model.from_anywhere()),
             stimuli,
-            FeatureCache(os.path.abspath(cache.root)),
+            FeatureCache(absolute(cache.root)),
             means,
             card,
             tuple(map(tuple, parts)),
@@ -123,28 +125,58 @@ def _made(client: Any, name: str, parcel: Parcel, progress: Progress) -> dict[st
         warnings.warn(text, stacklevel=2)
     manifest = parcel.stimuli.manifest
     shard_rows = parcel.cache.add_stimuli(manifest, shard_rows=settled.shard_rows).shard_rows
-    tasks = _tasks(parcel, shard_rows, settled.batch_sizes)
-    rows = {task: min(shard_rows, len(manifest) - task.shard * shard_rows) for task in tasks}
-    found, total, shown = list[Done](), sum(rows.values()), 0
-    for (_, task), done in hand_out(client, make_shard, [(name, task) for task in tasks]):
-        found.append(done)
-        shown += rows[task]
-        progress(shown, total)
+    found = _Found(parcel, shard_rows, progress)
+    for part, size in enumerate(settled.batch_sizes):
+        found.make(part, lambda tasks: hand_out(client, make_shard, ((name, task) for task in tasks)), size)
     _require_committed(parcel, shard_rows)
     return {
-        "n_computed": sum(done.n_computed for done in found),
-        "n_reused": sum(done.n_reused for done in found),
-        "device": next((done.device for done in found if done.device), ""),
+        "n_computed": sum(done.n_computed for done in found.done),
+        "n_reused": sum(done.n_reused for done in found.done),
+        "device": next((done.device for done in found.done if done.device), ""),
         "batch_size": next((size for size in settled.batch_sizes if size), 0),
         "n_workers": len(client.nthreads()),
     }
 
 
-def _tasks(parcel: Parcel, shard_rows: int, batch_sizes: Sequence[int]) -> list[ShardTask]:
-    """Return the shards that some target of a part lacks, part by part."""
+class _Found:
+    """What became of the shards, counted as they are done; each is claimed before it is handed out.
+
+    Parameters
+    ----------
+    parcel : Parcel
+    shard_rows : int
+    progress : callable (images done, images in all)
+    """
+
+    def __init__(self, parcel: Parcel, shard_rows: int, progress: Progress) -> None:
+        self.done: list[Done] = []
+        self._parcel, self._progress = parcel, progress
+        self._jobs = [_jobs(parcel, targets, shard_rows) for targets in parcel.parts]
+        self._total = sum(job.stop - job.start for jobs in self._jobs for job in jobs)
+        self._shown = 0
+
+    def make(self, part: int, given: Callable[[Iterator[ShardTask]], Iterator[Any]], batch_size: int) -> None:
+        """Have the shards of a part made that nobody else is at; wait for the others."""
+        jobs = {job.shard: job for job in self._jobs[part]}
+        work = work_of(self._parcel.parts[part][0].spec, self._parcel.stimuli.digest)
+        storage = claim_storage(self._parcel.cache.root, work)
+        with Claims(storage, expiry=self._parcel.means.claim_expiry) as claims:
+            for drawn in Share(self._jobs[part], self._parcel.cache, claims, self._count).rounds():
+                for (_, task), done in given(ShardTask(part, job.shard, batch_size) for job in drawn):
+                    claims.release(str(task.shard))
+                    self.done.append(done)
+                    self._count(jobs[task.shard])
+
+    def _count(self, job: ShardJob) -> None:
+        self._shown += job.stop - job.start
+        self._progress(self._shown, self._total)
+
+
+def _jobs(parcel: Parcel, targets: Sequence[Target], shard_rows: int) -> list[ShardJob]:
+    """Return the shards that some target of a part lacks."""
+    n_stimuli = len(parcel.stimuli)
     return [
-        ShardTask(part, shard, size)
-        for part, (targets, size) in enumerate(zip(parcel.parts, batch_sizes, strict=True))
+        ShardJob(shard, shard * shard_rows, min((shard + 1) * shard_rows, n_stimuli), tuple(targets))
         for shard in _missing(parcel, targets, shard_rows)
     ]
 

@@ -17,7 +17,6 @@ from featpipe.store import (
     Scope,
     exclusive_claim,
     mend_files,
-    renew_index,
     seal_again,
     verify_cache,
 )
@@ -99,7 +98,7 @@ def repair(
         moved = cache.set_aside(now)
         recomputed = _recompute(FeatureCache(cache.root), plans, moved, means or Means(), progress)
         _seal_again(cache, mended, moved)
-        renew_index(cache.location, names)
+        cache.list_again(set(names).intersection(cache.keys()))
         return _summed_up(cache, mended, moved, recomputed, now)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from featpipe.store import CachedArray
 
-_COUNTED: dict[tuple[str, int], int] = {}  # (folder, committed shards) to values: commits never change
+_COUNTED: dict[tuple[str, int], int] = {}  # (place, committed shards) to values: commits never change
 _SAID: set[str] = set()
 
 
@@ -17,10 +17,10 @@ def say_non_finite(arrays: Sequence[CachedArray]) -> None:
     Their commit records say so; no row is read, and records are read once.
     """
     for array in arrays:
-        folder = str(array.folder)
-        if folder in _SAID or not (count := _count(array, folder)):
+        place = f"{array.location.identity}/{array.base}"
+        if place in _SAID or not (count := _count(array, place)):
             continue
-        _SAID.add(folder)
+        _SAID.add(place)
         warnings.warn(
             f"Layer {array.spec.layer_label!r} holds {count} values that are NaN or infinite in {array.n_stimuli} "
             f"cached rows (array {array.key[:12]}), kept with --non-finite keep. Most estimators refuse them: leave "
@@ -29,8 +29,8 @@ def say_non_finite(arrays: Sequence[CachedArray]) -> None:
         )
 
 
-def _count(array: CachedArray, folder: str) -> int:
-    known = (folder, len(array.committed))
+def _count(array: CachedArray, place: str) -> int:
+    known = (place, len(array.committed))
     if known not in _COUNTED:
         _COUNTED[known] = sum(array.non_finite().values())
     return _COUNTED[known]

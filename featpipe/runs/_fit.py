@@ -39,7 +39,7 @@ from featpipe.runs._seen_in_tuning import refuse_tuned_features
 from featpipe.runs._tasks import Folds, Task, make_task
 from featpipe.runs._tuned import WEIGHTS, forget_trainings, released, told, write_tuned
 from featpipe.runs._workers import Place, computing
-from featpipe.store import FeatureCache, Root, absolute
+from featpipe.store import FeatureCache, Root, absolute, require_shared
 from featpipe.workers import Tell, asked_workers
 
 
@@ -102,11 +102,8 @@ class FitRequest:
             raise RecipeError("--jobs is 0; give a number of processes, or -1 for one a processor.")
         if self.threads is not None and self.threads < 1:
             raise RecipeError(f"--threads is {self.threads}; give the BLAS threads of each task, at least 1.")
-        if (self.dask is not None or self.n_jobs != 1) and str(self.cache).startswith("memory:"):
-            raise RecipeError(
-                f"{self.cache} is in the memory of one process, and --dask and --jobs read it from others. Leave them "
-                "out, or name a cache that others see."
-            )
+        if self.dask is not None or self.n_jobs != 1:
+            require_shared(self.cache, "--jobs" if self.dask is None else "--dask")
         if self.dask is not None:
             asked_workers(self.dask)
             if self.n_jobs != 1:

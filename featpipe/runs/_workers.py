@@ -142,6 +142,9 @@ def _check_workers(client: Any, scratch: Path, cache: str, y: Any) -> None:
             )
 
 
+_FLEETING = ("tmp", "claims", "aside")  # of a cache that others write to meanwhile
+
+
 def _look(path: str) -> str | None:
     """Say what a worker lacks of what was seen where the run began."""
     try:
@@ -157,9 +160,8 @@ def _look(path: str) -> str | None:
 
 def _names(folder: str) -> list[str]:
     """Return what is in a folder and in its folders: of a cache the keys, which tell the content."""
-    return sorted(
-        str(path.relative_to(folder)) for pattern in ("*", "*/*") for path in Path(folder).glob(pattern)
-    )
+    below = [path.relative_to(folder) for pattern in ("*", "*/*") for path in Path(folder).glob(pattern)]
+    return sorted(str(path) for path in below if path.parts[0] not in _FLEETING)
 
 
 @contextmanager

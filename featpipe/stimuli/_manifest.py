@@ -77,7 +77,7 @@ class StimulusManifest:
             )
         images, name, source = value["images"], value["name"], value["source"]
         pairs = isinstance(images, list) and set(map(type, images)) <= {list} and set(map(len, images)) <= {2}
-        if not pairs or not isinstance(name, str) or not isinstance(source, str):
+        if not pairs or not _is_text(name) or not _is_text(source):
             raise StimulusError(
                 "A stimulus manifest holds text as name and source, and [id, sha256] pairs as images; this "
                 "one does not."
@@ -96,6 +96,10 @@ def _require_ids(ids: Sequence[str]) -> None:
             f"Stimulus ids are non-empty Unicode text, got {bad!r}. Rename that image (or its file)."
         )
     require_unique(ids, ids)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and _is_unicode(value)
 
 
 def _is_unicode(text: str) -> bool:

@@ -21,13 +21,13 @@ from featpipe.store._garbage import Garbage, GarbageFilter
 from featpipe.store._mend import Mended, mend_files, recovered_array, seal_again
 from featpipe.store._open import FORMS, open_array
 from featpipe.store._provenance import Origin, origins, spans
-from featpipe.store._published import publish_index, renew_index
+from featpipe.store._published import publish_index
 from featpipe.store._statistics import Statistics, array_statistics
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._transfer import Move, plan_transfer, transfer
 from featpipe.store._verify import Problem, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter
-from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, shown_url
+from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, require_shared, shown_url
 
 __all__ = [
     "CLAIM_EXPIRY",
@@ -71,7 +71,7 @@ __all__ = [
     "plan_transfer",
     "publish_index",
     "recovered_array",
-    "renew_index",
+    "require_shared",
     "seal_again",
     "shown_url",
     "sound_commits",

@@ -15,7 +15,7 @@ from featpipe.errors import CacheCorrupt, FeaturesNotCached, RequestError, SpecE
 from featpipe.spec import FeatureSpec, digest_of
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._commits import commit_name, committed_shards, non_finite_in, read_commit
-from featpipe.store._documents import parse_json, read_bytes, read_json, require_format
+from featpipe.store._documents import LARGEST_STIMULI, parse_json, read_bytes, read_json, require_format
 from featpipe.store._layout import GROUP, STIMULUS, ArrayLayout
 from featpipe.store._reading import (
     Request,
@@ -32,6 +32,7 @@ from featpipe.store._static import FEATURES_METADATA, SPEC, decode_ids
 from featpipe.store.location import Folder, Location
 
 ARRAYS = "arrays"
+_MANY = 1 << 20  # rows; memory for their numbers alone is nothing to be given on trust
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,8 @@ class CachedArray:
         """Ids in the order of the rows, from the array itself: quicker than `manifest` for large sets."""
         if self.location.remote:
             return self.manifest.ids  # whose digest was checked
-        ids = decode_ids(read_bytes(self.location, f"{self.base}/{GROUP}/{STIMULUS}/c/0", largest=1 << 30))
-        if len(ids) != self.n_stimuli:
-            raise CacheCorrupt(f"Array {self.key} has {self.n_stimuli} rows, but {len(ids)} ids.")
-        return ids
+        name = f"{self.base}/{GROUP}/{STIMULUS}/c/0"
+        return decode_ids(read_bytes(self.location, name, largest=LARGEST_STIMULI), self.n_stimuli)
 
     @property
     def committed(self) -> frozenset[int]:
@@ -192,12 +191,13 @@ class CachedArray:
     @property
     def missing(self) -> list[int]:
         """Shards that do not count yet, ascending."""
-        return sorted(set(range(self.layout.n_shards)) - self.committed)
+        committed = self.committed
+        return [shard for shard in range(self.layout.n_shards) if shard not in committed]
 
     @property
     def complete(self) -> bool:
         """Whether every shard counts."""
-        return not self.missing
+        return len(self.committed) == self.layout.n_shards
 
     def commits(self) -> list[dict[str, Any]]:
         """Return the commit records by shard; raises `CacheCorrupt` when one cannot be read."""
@@ -258,7 +258,13 @@ class CachedArray:
         """Bytes on disk of the committed shards."""
         if self.location.remote:
             return sum(commit["size"] for commit in self.commits())
-        return sum(self.location.size(self.shard_name(shard)) for shard in self.committed)
+        return sum(map(self._size_of, self.committed))
+
+    def _size_of(self, shard: int) -> int:
+        try:
+            return self.location.size(self.shard_name(shard))
+        except FileNotFoundError as error:
+            raise CacheCorrupt(f"{self.label(shard)} is damaged: its file is gone.") from error
 
     def shard_name(self, shard: int) -> str:
         """Return the file of a shard below the cache's folder."""
@@ -302,6 +308,8 @@ class CachedArray:
         CacheReadError
             There is no permission to read it, or the disk fails.
         """
+        if rows is None and self.n_stimuli > _MANY:
+            len(self.ids)  # so many rows are believed once there are ids for them
         wanted = checked_rows(rows, self.n_stimuli)
         self._require_committed(wanted)
         values = checked_out(out, (len(wanted), *self.row_shape), self.dtype)
@@ -381,6 +389,8 @@ def parse_spec(path: str, content: bytes, key: str) -> tuple[FeatureSpec, str]:
     require_format(path, document)
     fields = {name: value for name, value in document.items() if name not in ("format", "stimuli")}
     try:
-        return FeatureSpec.from_json(fields), str(document["stimuli"])
+        if type(document["stimuli"]) is not str:
+            raise SpecError("it names no stimulus set.")
+        return FeatureSpec.from_json(fields), document["stimuli"]
     except (SpecError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise CacheCorrupt(f"The spec of array {key} cannot be read: {error}") from error
+        raise CacheCorrupt(f"The spec of array {key} cannot be read: {str(error)[:400]}") from error

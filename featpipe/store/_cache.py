@@ -18,8 +18,10 @@ from featpipe.store._codec import choose_codec
 from featpipe.store._commits import commit_name
 from featpipe.store._find import ArrayFilter, Unreadable, array_named, find_arrays
 from featpipe.store._garbage import Garbage, GarbageFilter, find_garbage, remove_garbage
+from featpipe.store._index import INDEX
 from featpipe.store._layout import DTYPES, ArrayLayout
 from featpipe.store._open import open_array
+from featpipe.store._published import publish_index
 from featpipe.store._seal import SEAL
 from featpipe.store._stimuli import STIMULI, StoredStimuli, load_stimuli, store_stimuli
 from featpipe.store._verify import Problem, Progress, Scope, verify_cache
@@ -215,13 +217,20 @@ class FeatureCache:
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove arrays; raises `FeaturesNotCached`, before any is removed, when one is not there."""
-        gone = list(keys)
+        gone, there = list(keys), set(self.keys())
         for key in gone:
-            if not _DIGEST.fullmatch(key) or key not in self.keys():
+            if key not in there:
                 raise FeaturesNotCached(f"There is no array {key!r} in {self.root}.")
         self.location.require_writable()
         for key in gone:
             self.location.remove(array_folder(key))
+        self.list_again(gone)
+
+    def list_again(self, changed: Iterable[str]) -> None:
+        """Bring ``index.jsonl`` up to date where the cache was published, after arrays were changed or removed."""
+        keys = list(changed)
+        if keys and self.location.exists(INDEX):
+            publish_index(self.location, changed=keys)
 
     def set_aside(self, problems: Iterable[Problem]) -> list[tuple[str, int]]:
         """Move damaged shards and their commits to ``CACHE/aside``, so that they are missing again.
@@ -235,6 +244,7 @@ class FeatureCache:
             # First the commit, so that no reader sees a gap.
             self.location.set_aside(commit_name(folder, shard), f"{key}-{shard}-commit")
             self.location.set_aside(f"{folder}/{ArrayLayout.shard_folder(shard)}", f"{key}-{shard}")
+        self.list_again({key for key, _ in damaged})
         return damaged
 
     def verify(

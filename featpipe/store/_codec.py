@@ -30,6 +30,7 @@ _SHUFFLES = {"shuffle": blosc.SHUFFLE, "bitshuffle": blosc.BITSHUFFLE}
 CRC_BYTES = 4
 _CRC_OF_CHECKED = 0x48674BC7  # of any bytes with their own CRC-32C behind them
 _BLOSC_HEADER = 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def codec_metadata(codec: str, itemsize: int) -> list[dict[str, Any]]:
@@ -77,18 +78,35 @@ def decode_chunk(stored: bytes | memoryview, out: np.ndarray, codec: str) -> Non
         raise ValueError("the chunk does not match its checksum")
     packed = memoryview(stored)[:-CRC_BYTES]
     raw = out.reshape(-1).view(np.uint8)
-    if not codec.startswith("zstd"):
-        _check_blosc_header(packed, raw.nbytes)
+    if codec.startswith("zstd"):
+        _check_zstd_header(packed, raw.nbytes)
+    else:
+        _check_blosc_header(packed, raw.nbytes, out.itemsize)
     try:
         (zstd if codec.startswith("zstd") else blosc).decompress(packed, raw)
     except RuntimeError as error:  # what numcodecs raises for every failure
         raise ValueError(f"the chunk does not decompress ({error})") from error
 
 
-def _check_blosc_header(packed: memoryview, n_bytes: int) -> None:
+def _check_zstd_header(packed: memoryview, n_bytes: int) -> None:
+    """Compare the size that a frame claims, without which zstd goes on for as long as the frame does."""
+    found = None
+    if len(packed) > len(_ZSTD_MAGIC) and packed[:4] == _ZSTD_MAGIC:
+        descriptor = packed[4]
+        single = descriptor >> 5 & 1  # one segment: then no byte about the window
+        width = (single, 2, 4, 8)[descriptor >> 6]
+        start = 5 + (not single)
+        found = int.from_bytes(packed[start : start + width], "little") + (256 if width == 2 else 0)
+        found = found if width and not descriptor & 0b11 else None  # nor a dictionary
+    if found != n_bytes:
+        raise ValueError(f"the chunk does not hold {n_bytes} bytes")
+
+
+def _check_blosc_header(packed: memoryview, n_bytes: int, itemsize: int) -> None:
     """Compare the sizes that blosc takes on trust with those that must be there."""
-    decoded, stored = (int.from_bytes(packed[start : start + 4], "little") for start in (4, 12))
-    if len(packed) < _BLOSC_HEADER or (decoded, stored) != (n_bytes, len(packed)):
+    decoded, block, stored = (int.from_bytes(packed[start : start + 4], "little") for start in (4, 8, 12))
+    sizes = (decoded, stored) == (n_bytes, len(packed)) and 0 < block <= n_bytes
+    if len(packed) < _BLOSC_HEADER or not sizes or packed[3] != itemsize:
         raise ValueError(f"the chunk does not hold {n_bytes} bytes")
 
 

@@ -15,11 +15,13 @@ from featpipe.store._documents import (
     check_checksum,
     read_json,
     require_format,
+    require_shallow,
     with_checksum,
 )
 from featpipe.store.location import Location
 
 COMMITS = "commits"
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"(0|[1-9][0-9]{0,9})\.json")
 _FIELDS = {
     "format": int,
@@ -33,6 +35,14 @@ _FIELDS = {
     "provenance": dict,
     "reused": list,
     "checksum": str,
+}
+_PROVENANCE = {  # what is read of it; all else is for people
+    "batch_size": int,
+    "layer_order": int,
+    "memory_format": str,
+    "model_asked": str,
+    "weights_asked": str,
+    "weights_label": str,
 }
 
 
@@ -74,8 +84,9 @@ def encode_commit(
         "reused": [dict(source) for source in reused],
     }
     try:
+        require_shallow(record)
         content = with_checksum(record)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise RequestError(f"Provenance must be plain JSON values, with string keys: {error}.") from error
     if len(content) > LARGEST:
         raise RequestError(f"A commit record may have {LARGEST} bytes, this one has {len(content)}.")
@@ -94,13 +105,20 @@ def check_commit(path: str, record: Mapping[str, Any], key: str, shard: int, row
     """Raise `CacheCorrupt` unless a document is the commit record of a shard."""
     check_checksum(path, record)
     require_format(path, record)
-    kinds = record.keys() == _FIELDS.keys() and all(type(record[f]) is _FIELDS[f] for f in _FIELDS)
-    if not kinds or (record["key"], record["shard"]) != (key, shard):
+    if not _has_kinds(record) or (record["key"], record["shard"]) != (key, shard):
         raise CacheCorrupt(f"{path} is not the commit record of shard {shard} of array {key}.")
     if record["rows"] != [rows.start, rows.stop]:
-        raise CacheCorrupt(
-            f"{path} is for rows {record['rows']}, but the shard has {rows.start}:{rows.stop}."
-        )
+        said = str(record["rows"])[:40]
+        raise CacheCorrupt(f"{path} is for rows {said}, but the shard has {rows.start}:{rows.stop}.")
+
+
+def _has_kinds(record: Mapping[str, Any]) -> bool:
+    """Whether all fields, and those of the provenance that are read, are of the kind that they must be."""
+    if record.keys() != _FIELDS.keys() or any(type(record[name]) is not _FIELDS[name] for name in _FIELDS):
+        return False
+    known = record["provenance"].keys() & _PROVENANCE.keys()
+    kinds = all(type(record["provenance"][name]) in (_PROVENANCE[name], type(None)) for name in known)
+    return kinds and record["size"] > 0 and _DIGEST.fullmatch(record["sha256"]) is not None
 
 
 def non_finite_in(location: Location, folder: str, shard: int) -> int:

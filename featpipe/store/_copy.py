@@ -20,10 +20,9 @@ from featpipe.store._layout import ArrayLayout
 from featpipe.store._shard import check_shard
 from featpipe.store._static import FEATURES_METADATA, SPEC, static_files
 from featpipe.store._writer import ADOPTED, ArrayWriter, seal_array
-from featpipe.store.location import Location, StoredFile
+from featpipe.store.location import Location
 
 STOPS = (CacheUnreachable, CacheWriteError)  # what would fail for every other shard as well
-_PART = 4 << 20  # bytes that one request asks for, and that are asked for again where it is cut off
 _LARGEST_OBJECT = 5 << 30  # bytes that object stores take at once
 _ATTEMPTS = 5
 _MOVED, _THERE, _KEPT = "moved", "there", "kept"
@@ -255,41 +254,37 @@ class ArrayCopy:
     def _send(self, shard: int, record: Record) -> bool:
         """Publish a shard, if its bytes are those that the source committed; tell whether none was there."""
         place, top = self.source.shard_name(shard), f"{self.source.base}/{ArrayLayout.shard_folder(shard)}"
-        try:
-            file = self.source.location.open(place, record["size"])
-        except FileNotFoundError as error:
-            raise self._damaged(shard, "its file is gone") from error
-        with file:
-            parts = self._parts(file, shard, record)
-            buffers = _joined(parts, record["size"]) if self.target.remote else parts
-            return self.target.create_shard(top, place.removeprefix(f"{top}/"), buffers) is not None
+        parts = self._checked(self._parts(shard, record["size"]), shard, record)
+        buffers = _joined(parts, record["size"]) if self.target.remote else parts
+        return self.target.create_shard(top, place.removeprefix(f"{top}/"), buffers) is not None
 
-    def _parts(self, file: StoredFile, shard: int, record: Mapping[str, Any]) -> Iterator[bytes | memoryview]:
-        """Read a shard part by part; raises at its end, before it is published, unless it is what was committed."""
-        digest, size = hashlib.sha256(), record["size"]
-        if file.size != size:
-            raise self._damaged(shard, f"it has {file.size} bytes, {size} were written")
-        for start in range(0, size, _PART):
+    def _checked(
+        self, parts: Iterator[bytes | memoryview], shard: int, record: Record
+    ) -> Iterator[bytes | memoryview]:
+        """Pass parts on; raises at the end, before they are published, unless they are what was committed."""
+        digest, left = hashlib.sha256(), record["size"]
+        for part in parts:
             if self.stop.is_set():
                 raise Stopped
-            part = self._part(file, shard, start, min(_PART, size - start))
+            left -= len(part)
+            if left < 0:
+                break
             digest.update(part)
             yield part
+        if left:
+            raise self._damaged(shard, f"it does not have the {record['size']} bytes that were written")
         if digest.hexdigest() != record["sha256"]:
             raise self._damaged(shard, "its bytes are not those that were written")
 
-    def _part(self, file: StoredFile, shard: int, start: int, length: int) -> bytes | memoryview:
+    def _parts(self, shard: int, size: int) -> Iterator[bytes | memoryview]:
         try:
-            part = file.read_at(length, start)
-        except CacheCorrupt as error:
-            raise self._damaged(shard, str(error).rstrip(".")) from error
+            yield from self.source.location.stream(self.source.shard_name(shard), size)
+        except FileNotFoundError as error:
+            raise self._damaged(shard, "its file is gone") from error
         except FeatpipeError:
             raise
         except OSError as error:
             raise self._damaged(shard, f"it cannot be read ({error.strerror or error})") from error
-        if len(part) < length:
-            raise self._damaged(shard, "its file became shorter")
-        return part
 
     def _damaged(self, shard: int, what: str) -> CacheCorrupt:
         return CacheCorrupt(

@@ -12,6 +12,7 @@ from featpipe.store.location import Location
 
 LARGEST = 1 << 20  # bytes of any JSON file but stimuli.json
 LARGEST_STIMULI = 1 << 30
+DEEPEST = 32  # values within values; what is written has a third of it
 
 
 def read_bytes(location: Location, name: str, largest: int = LARGEST) -> bytes:
@@ -37,11 +38,26 @@ def parse_json(path: str, content: bytes, *, canonical: bool = True) -> dict[str
     """Parse a JSON object; raises `CacheCorrupt` unless it is one, written in the canonical way."""
     try:
         value = json.loads(content)
-        if not isinstance(value, dict) or (canonical and canonical_json(value) != content):
+        if not isinstance(value, dict) or (canonical and not _is_canonical(value, content)):
             raise ValueError("it is not one canonical JSON object")
     except (ValueError, RecursionError) as error:
-        raise CacheCorrupt(f"{path} cannot be read: {error}. {_ADVICE}") from error
+        raise CacheCorrupt(f"{path} cannot be read: {str(error)[:200]}. {_ADVICE}") from error
     return value
+
+
+def _is_canonical(value: Any, content: bytes) -> bool:
+    require_shallow(value)
+    return canonical_json(value) == content
+
+
+def require_shallow(value: Any) -> None:
+    """Raise `ValueError` where values lie deeper within each other than what encodes and shows them can follow."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = [item.values() if type(item) is dict else item for item in level]
+        level = [item for items in inner for item in items if type(item) in (dict, list)]
+    if level:
+        raise ValueError(f"it has more than {DEEPEST} values within each other")
 
 
 def require_format(path: str, value: Mapping[str, Any]) -> None:
@@ -51,7 +67,7 @@ def require_format(path: str, value: Mapping[str, Any]) -> None:
         newer = isinstance(found, int) and found > FORMAT
         remedy = "Update featpipe" if newer else "Extract the features again"
         raise RequestError(
-            f"{path} has cache format {found!r}, and this featpipe reads format {FORMAT}. {remedy}, or use "
+            f"{path} has cache format {repr(found)[:40]}, and this featpipe reads format {FORMAT}. {remedy}, or use "
             "another cache."
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import re
 from collections.abc import Iterable, Mapping
@@ -12,10 +13,10 @@ from typing import Any
 from featpipe.errors import CacheCorrupt
 from featpipe.spec import FORMAT, canonical_json
 from featpipe.store._documents import LARGEST, parse_json, require_format
+from featpipe.store._layout import MOST_SHARDS
 
 INDEX = "index.jsonl"
-LARGEST_INDEX = 1 << 28  # bytes
-MOST_SHARDS = 1 << 20
+LARGEST_INDEX = 1 << 26  # bytes
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"format": int, "key": str, "spec": dict, "sealed": bool, "shards": list}
 
@@ -37,7 +38,9 @@ class CacheIndex:
         """Read the file; raises `CacheCorrupt`, or `RequestError` when its format is another."""
         if len(content) > LARGEST_INDEX:
             raise CacheCorrupt(f"{path} is larger than the {LARGEST_INDEX} bytes that it may have.")
-        lines = (_line(path, number, line) for number, line in enumerate(content.splitlines(), 1))
+        lines = (
+            _line(path, number, line.rstrip(b"\n")) for number, line in enumerate(io.BytesIO(content), 1)
+        )
         return cls({line["key"]: line for line in lines})
 
     def encode(self) -> bytes:

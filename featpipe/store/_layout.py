@@ -20,6 +20,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np
 _WANTED_CHUNK = 2 << 20  # bytes; between 1 and 4 MiB wherever rows allow
 _MOST_STIMULI = 1 << 31
 MOST_SHARD_ROWS = 1 << 16
+MOST_SHARDS = 1 << 18
 _LARGEST_CHUNK = 1 << 30  # bytes; blosc takes at most 2 GiB
 _MOST_AXES = 8
 _TAKEN_NAMES = {FEATURES, STIMULUS, DIGESTS, "byte"}  # xarray allows one meaning and one size per name
@@ -68,6 +69,8 @@ class ArrayLayout:
                 f"cannot be stored for {self.n_stimuli} stimuli in shards of {self.shard_rows}: at most "
                 f"{_MOST_STIMULI} and {MOST_SHARD_ROWS}"
             )
+        if self.n_shards > MOST_SHARDS:
+            return f"cannot be stored for {self.n_stimuli} stimuli in {self.n_shards} shards: at most {MOST_SHARDS}"
         return "need inner chunks that divide a shard" if self.shard_rows % self.chunk_rows else None
 
     @classmethod
@@ -107,8 +110,8 @@ class ArrayLayout:
                 raise ValueError("it is not the metadata of an array of features")
         except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise CacheCorrupt(
-                f"{path} does not describe features as this cache stores them ({error}). Run `featpipe cache "
-                "verify` and extract this array again."
+                f"{path} does not describe features as this cache stores them ({str(error)[:200]}). Run `featpipe "
+                "cache verify` and extract this array again."
             ) from error
         return layout
 

@@ -176,7 +176,7 @@ def _manifests_of_arrays(location: Location, digest: str) -> Iterator[StimulusMa
     """Yield what the arrays of a set hold of ids and image digests, right or wrong."""
     for base, layout in _arrays_of(location, digest):
         try:
-            ids = decode_ids(read_plain(location, f"{base}/{IDS_CHUNK}", LARGEST_STIMULI))
+            ids = decode_ids(read_plain(location, f"{base}/{IDS_CHUNK}", LARGEST_STIMULI), layout.n_stimuli)
             raw = read_plain(location, f"{base}/{DIGESTS_CHUNK}", LARGEST_STIMULI)
             sha256 = tuple(raw[at : at + 32].hex() for at in range(0, len(raw), 32))
             source = next((c["provenance"].get("source") for c in sound_commits(location, base, layout)), "")

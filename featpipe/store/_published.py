@@ -11,7 +11,8 @@ from typing import Any
 from featpipe.errors import CacheCorrupt, CacheWriteError, RequestError
 from featpipe.store._array import ARRAYS, array_folder, read_spec
 from featpipe.store._commits import committed_shards
-from featpipe.store._index import HEX_DIGEST, INDEX, LARGEST_INDEX, MOST_SHARDS, CacheIndex, index_line
+from featpipe.store._index import HEX_DIGEST, INDEX, LARGEST_INDEX, CacheIndex, index_line
+from featpipe.store._layout import MOST_SHARDS
 from featpipe.store._seal import SEAL
 from featpipe.store._static import SPEC
 from featpipe.store.location import Location
@@ -53,11 +54,6 @@ def publish_index(location: Location, changed: Collection[str] = ()) -> bool:
         f"{location.url}/{INDEX} was replaced by others each of {_ATTEMPTS} times that it was to be written. The "
         "arrays are there; run the same command again to list them."
     )
-
-
-def renew_index(location: Location, changed: Collection[str]) -> bool:
-    """Write ``index.jsonl`` again where there is one, see `publish_index`; tell whether it changed."""
-    return location.exists(INDEX) and publish_index(location, changed)
 
 
 def _made(location: Location, known: Mapping[str, _Line], changed: Collection[str]) -> dict[str, _Line]:

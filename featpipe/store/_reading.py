@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,7 +74,14 @@ def checked_rows(rows: np.ndarray | None, n_stimuli: int) -> np.ndarray:
 def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return the array to read into, a new one if none is given. Raises `RequestError`."""
     if out is None:
-        return np.empty(shape, dtype)
+        try:
+            return np.empty(shape, dtype)
+        except (MemoryError, ValueError) as error:  # ValueError: more bytes than can be counted
+            gigabytes = math.prod(shape) * dtype.itemsize / 1e9
+            raise RequestError(
+                f"{shape[0]} rows of {dtype} of shape {shape[1:]} are {gigabytes:.3g} GB, for which there is no "
+                "memory. Read fewer rows at a time."
+            ) from error
     if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
         raise RequestError(
             f"`out` must be a writeable, C-contiguous {dtype} array of shape {shape}, got {out.dtype} of "
@@ -164,6 +172,10 @@ def read_remote(
     def read(piece: _Piece) -> None:
         scratch = np.empty((size, *layout.row_shape), out.dtype)
         file = open_shard(piece.requests[0].shard)
+        target = _straight_target(piece, layout, out)
+        if target is not None and file.fetch_into(target):
+            with file:  # its index is checked
+                return
         if piece.whole:
             file.fetch_all()
         elif layout.codec == "none":  # where rows lie is known, and the index comes along with them
@@ -189,6 +201,17 @@ class _Piece:
     requests: Sequence[Request]
     whole: bool
     n_bytes: int
+
+
+def _straight_target(piece: _Piece, layout: ArrayLayout, out: np.ndarray) -> np.ndarray | None:
+    """Return where all rows of an uncompressed shard go, one behind the other, if that is what is wanted."""
+    first = int(piece.requests[0].places[0])
+    n_rows = len(layout.rows_of(piece.requests[0].shard))
+    places = [int(request.places[0]) - first for request in piece.requests]
+    whole = piece.whole and layout.codec == "none" and sum(len(r.rows) for r in piece.requests) == n_rows
+    there = [request.unit * unit_rows(layout) for request in piece.requests]
+    straight = all(request.straight for request in piece.requests) and places == there
+    return out[first : first + n_rows] if whole and straight else None
 
 
 def _pieces(requests: Sequence[Request], layout: ArrayLayout, *, whole: bool) -> list[_Piece]:

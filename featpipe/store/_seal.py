@@ -7,12 +7,12 @@ from typing import Any
 from featpipe.errors import CacheCorrupt
 from featpipe.spec import FORMAT
 from featpipe.store._commits import check_commit
-from featpipe.store._documents import check_checksum, parse_json, require_format, with_checksum
+from featpipe.store._documents import LARGEST, check_checksum, parse_json, require_format, with_checksum
 from featpipe.store._layout import ArrayLayout
 from featpipe.store.location import Location
 
 SEAL = "sealed.json"
-LARGEST_SEAL = 1 << 28  # bytes
+LARGEST_SEAL = 1 << 26  # bytes
 
 
 def encode_seal(key: str, commits: list[dict[str, Any]]) -> bytes:
@@ -29,11 +29,17 @@ def read_seal(location: Location, folder: str, key: str, layout: ArrayLayout) ->
         The seal is not that of this array.
     """
     name = f"{folder}/{SEAL}"
+    path = f"{location.url}/{name}"
+    largest = min(LARGEST_SEAL, (layout.n_shards + 1) * LARGEST)  # so many records, each a document
     try:
-        content = location.read(name, LARGEST_SEAL)
+        content = location.read(name, largest)
     except FileNotFoundError:
         return None
-    return parse_seal(f"{location.url}/{name}", content, key, layout)
+    if len(content) > largest:
+        raise CacheCorrupt(
+            f"{path} is larger than the {largest} bytes that the seal of {layout.n_shards} shards may be."
+        )
+    return parse_seal(path, content, key, layout)
 
 
 def parse_seal(path: str, content: bytes, key: str, layout: ArrayLayout) -> list[dict[str, Any]]:

@@ -100,6 +100,15 @@ class ShardFile:
             self._file = location.open(name, size, sha256)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self.corrupt("its file is gone") from error
+        if self._file.size > self._largest_size():
+            self._file.__exit__(None, None, None)
+            raise self.corrupt("its file is larger than its rows can be")
+
+    def _largest_size(self) -> int:
+        """Return a bound on the size of the file, which somebody else may have recorded."""
+        chunk_bytes = self._layout.chunk_bytes
+        chunk = chunk_bytes if self._layout.codec == "none" else largest_encoded(chunk_bytes)
+        return self._n_chunks * chunk + self._layout.chunks_per_shard * 2 * _ENTRY.itemsize + CRC_BYTES
 
     def __enter__(self) -> Self:
         self._file.__enter__()
@@ -144,6 +153,13 @@ class ShardFile:
         wanted = bytes_of(out)
         if self._file.read_into(wanted, offset) < len(wanted):
             raise self.corrupt("its file is shorter than its index says")
+
+    def fetch_into(self, out: np.ndarray) -> bool:
+        """Fetch all of an uncompressed file, its rows straight into `out`; False where that is no gain."""
+        try:
+            return self._file.fetch_into(bytes_of(out))
+        except FileNotFoundError as error:
+            raise self.corrupt("its file is gone") from error
 
     def fetch_all(self) -> None:
         """Hear that all of the file will be read: a remote one comes in one request, index included."""

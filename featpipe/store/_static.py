@@ -60,12 +60,15 @@ def encode_ids(ids: tuple[str, ...]) -> bytes:
     return struct.pack("<I", len(texts)) + b"".join(struct.pack("<I", len(t)) + t for t in texts)
 
 
-def decode_ids(content: bytes) -> tuple[str, ...]:
-    """Decode what `encode_ids` wrote; raises `CacheCorrupt`."""
+def decode_ids(content: bytes, n_stimuli: int) -> tuple[str, ...]:
+    """Decode what `encode_ids` wrote for so many stimuli; raises `CacheCorrupt`."""
     ids, at = [], 4
     length = struct.Struct("<I").unpack_from
+    if content[:at] != struct.pack("<I", n_stimuli):
+        found = int.from_bytes(content[:at], "little")
+        raise CacheCorrupt(f"The chunk of stimulus ids has {found} of them, the array {n_stimuli} rows.")
     try:
-        for _ in range(length(content)[0]):
+        for _ in range(n_stimuli):
             start = at + 4
             at = start + length(content, at)[0]
             ids.append(content[start:at].decode())

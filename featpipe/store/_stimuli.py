@@ -103,8 +103,8 @@ def _parsed(path: str, document: dict[str, Any]) -> StoredStimuli:
     shard_rows = document.get("shard_rows")
     try:
         if type(shard_rows) is not int or not 8 <= shard_rows <= MOST_SHARD_ROWS:
-            raise StimulusError(f"it has {shard_rows!r} rows per shard")
+            raise StimulusError(f"it has {repr(shard_rows)[:40]} rows per shard")
         manifest = StimulusManifest.from_json({k: v for k, v in document.items() if k not in _OURS})
-    except StimulusError as error:
-        raise CacheCorrupt(f"{path} is not a stimulus set: {error}") from error
+    except (StimulusError, RecursionError) as error:
+        raise CacheCorrupt(f"{path} is not a stimulus set: {str(error)[:400]}") from error
     return StoredStimuli(manifest, shard_rows)

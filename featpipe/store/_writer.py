@@ -16,7 +16,7 @@ from featpipe.store._array import CachedArray, array_folder
 from featpipe.store._commits import commit_name, committed_shards, count_non_finite, encode_commit
 from featpipe.store._documents import read_bytes
 from featpipe.store._layout import ArrayLayout
-from featpipe.store._seal import SEAL, encode_seal
+from featpipe.store._seal import LARGEST_SEAL, SEAL, encode_seal
 from featpipe.store._shard import check_shard, encode_shard
 from featpipe.store._static import SPEC, static_files
 from featpipe.store.location import Folder, Location
@@ -202,7 +202,7 @@ def seal_array(array: CachedArray, known: Mapping[int, dict[str, Any]] | None = 
         content = encode_seal(array.key, commits)
     except CacheCorrupt:
         return False
-    return array.location.create(name, [content]) is not None
+    return len(content) <= LARGEST_SEAL and array.location.create(name, [content]) is not None
 
 
 def _same_bytes(some: np.ndarray, other: np.ndarray) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -31,7 +31,7 @@ def hand_out(
     function : callable
         One that workers can import; an error that it returns, or raises, is raised here.
     tasks : iterable of tuple
-        Arguments of each call.
+        Arguments of each call; drawn one by one as workers have room.
     patience : float
         Seconds without any worker until the run is given up.
 
@@ -59,14 +59,15 @@ class _Given:
 
     def __init__(self, client: Any, function: Callable[..., Any], tasks: Iterable[Arguments]) -> None:
         self._client, self._function = client, function
-        self._waiting = deque(tasks)
+        self._tasks = iter(tasks)
+        self._more = True
         self._given: dict[Any, tuple[Arguments, str]] = {}  # with the address of the worker
         self._finished: SimpleQueue[Any] = SimpleQueue()
 
     @property
-    def left(self) -> int:
-        """How many tasks are not finished."""
-        return len(self._waiting) + len(self._given)
+    def left(self) -> bool:
+        """Whether tasks are not drawn, or not finished."""
+        return self._more or bool(self._given)
 
     def fill(self) -> int:
         """Give every worker what it lacks, the first task of each before the second; return how many there are."""
@@ -74,10 +75,15 @@ class _Given:
         loads = Counter(address for _, address in self._given.values())
         for depth in range(AT_A_TIME):
             for address in addresses:
-                if self._waiting and loads[address] <= depth:
-                    self._give(self._waiting.popleft(), address)
+                if loads[address] <= depth and (task := self._draw()) is not None:
+                    self._give(task, address)
                     loads[address] += 1
         return len(addresses)
+
+    def _draw(self) -> Arguments | None:
+        task = next(self._tasks, None) if self._more else None
+        self._more = task is not None
+        return task
 
     def _give(self, arguments: Arguments, address: str) -> None:
         key = f"{self._function.__name__}-{uuid4().hex}"

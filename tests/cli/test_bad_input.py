@@ -37,6 +37,14 @@ LEFT = {"stimuli.json"}
 
 # What is wrong, the command, and words that the message must have
 BAD = [
+    # caches behind URLs
+    ("URL of no cache", f"{X} --images nowhere --cache ftp://host/cache", ["ftp://host/cache", "s3://"]),
+    ("URL with a password", "cache ls --cache https://me:word@host/cache", ["https://host/cache", "netrc"]),
+    ("mirror of a folder", f"{FT} table:table --mirror new", ["mirror is for a URL", "--mirror out"]),
+    ("mirror that is a file", f"{FT} table:table --cache memory://m --mirror notes.txt", ["notes.txt", "folder"]),
+    ("size without a mirror", f"{FT} table:table --mirror-size 5GB", ["--mirror-size", "--mirror DIR"]),
+    ("size that is none", f"{FT} table:table --mirror new --mirror-size huge", ["'huge'", "10MB"]),
+    ("memory and workers", f"{FT} table:table --cache memory://m --jobs 2", ["memory://m", "one process"]),
     # images
     ("broken image", f"{X} --images broken", ["broken.png", "--skip-broken"]),
     ("truncated image", f"{X} --images truncated", ["half.jpg", "truncated"]),

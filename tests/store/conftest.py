@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +98,29 @@ def indexed():
         (Path(root) / INDEX).write_bytes(CacheIndex(arrays).encode())
 
     return write
+
+
+def _memory(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
+
+
+@pytest.fixture(scope="session")
+def bounded():
+    """Return a context in which little time and memory may be used."""
+    reset = Path("/proc/self/clear_refs")
+    try:
+        reset.write_text("5")
+    except OSError:
+        pytest.skip("this system does not measure memory at its peak")
+
+    @contextmanager
+    def little(seconds=5, memory=160 << 20):
+        reset.write_text("5")
+        before, start = _memory("VmRSS"), time.process_time()
+        yield
+        used = _memory("VmHWM") - before
+        assert used < memory, f"{used >> 20} MiB at the peak"
+        assert time.process_time() - start < seconds
+
+    return little

@@ -60,7 +60,7 @@ def test_zarr_from_a_remote_place_is_read_only_and_lacks_what_is_not_committed(m
     opened = FeatureCache("memory://open/partial").open(writer.array.key, as_="zarr", partial=True)
     np.testing.assert_array_equal(opened[8:16], rows[8:16])
     assert np.isnan(opened[:8]).all()
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(RequestError, match="opened to be read"):
         opened[0] = 0
 
 

@@ -248,7 +248,7 @@ def test_ranges_that_are_ignored_or_wrong_are_refused_and_whole_files_are_not(
     with pytest.raises(RequestError, match=r"with the whole file: it does not serve ranges.*nginx"):
         array.read(np.array([5]))
     server.misbehave(shift_range=1)
-    with pytest.raises(CacheUnreachable, match="answered a request for bytes"):
+    with pytest.raises(CacheUnreachable, match="from byte 12000000 on with others"):
         array.read(np.array([5]))
     server.misbehave(length_off=1)
     with pytest.raises(CacheUnreachable, match="cannot be reached"):

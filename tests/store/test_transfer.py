@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
-from featpipe.store import ArrayChoice, FeatureCache, plan_transfer, publish_index, transfer
+from featpipe.store import ArrayChoice, FeatureCache, Problem, plan_transfer, publish_index, transfer
 from featpipe.store._commits import commit_name
 from featpipe.store._copy import Budget
 from featpipe.store._index import INDEX
+from featpipe.store._published import read_index
 from featpipe.testing import file_server
 
 obstore = pytest.importorskip("obstore")
@@ -387,3 +388,14 @@ def test_bytes_under_way_stay_within_the_budget():
     for thread in threads:
         thread.join()
     assert most <= 100
+
+
+def test_what_was_removed_or_moved_aside_leaves_the_list(source, target):
+    copy(source, target)
+    there = FeatureCache(target)
+    first, second, *_ = there.keys()
+    there.remove([first])
+    assert first not in read_index(there.location).arrays
+    there.set_aside([Problem(second, 1, (8, 16), "", "")])
+    line = read_index(there.location).arrays[second]
+    assert (line["sealed"], line["shards"]) == (False, [[0, 1], [2, 3]])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featpipe.cli._console import human_bytes, say, say_json, showing_progress
+from featpipe.cli._console import human_bytes, printable, say, say_json, showing_progress
 from featpipe.cli._options import Cache, Json
 from featpipe.cli.cache._arrays import one_array, opened, row_of
 from featpipe.errors import CacheCorrupt
@@ -90,7 +90,7 @@ def _say(shown: dict[str, Any]) -> None:
         elif isinstance(value, dict):
             _say_fields(name, value)
         else:
-            say(f"{name:<18} {value}")
+            say(f"{name:<18} {printable(value)}")
 
 
 def _say_origins(origins: list[dict[str, Any]], n_shards: int) -> None:
@@ -103,8 +103,8 @@ def _say_fields(name: str, fields: dict[str, Any]) -> None:
     say(f"{name}:")
     for inner, item in fields.items():
         text = ", ".join(f"{k} {v}" for k, v in item.items()) if isinstance(item, dict) else _number(item)
-        say(f"  {inner:<16} {text}")
+        say(f"  {printable(inner):<16} {printable(text)}")
 
 
 def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(value)

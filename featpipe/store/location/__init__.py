@@ -10,6 +10,7 @@ from featpipe.store.location._locate import (
     is_url,
     locate,
     mirrored,
+    require_shared,
     shown_url,
 )
 from featpipe.store.location._location import Buffers, Location, StoredFile
@@ -27,5 +28,6 @@ __all__ = [
     "is_url",
     "locate",
     "mirrored",
+    "require_shared",
     "shown_url",
 ]

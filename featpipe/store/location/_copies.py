@@ -18,7 +18,6 @@ from featpipe.remembered import file_digest
 from featpipe.store.location._folder import OpenFile
 from featpipe.store.location._location import StoredFile
 
-_PART = 16 << 20  # bytes fetched at a time
 _LEFT = 3600.0  # seconds after which a file that is still being written was left by a process that was killed
 _SCANS = 16  # a process takes this share of the limit between two looks at what is there
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -61,8 +60,10 @@ class Copies:
         file.__exit__()
         return None
 
-    def fetch(self, size: int, sha256: str, source: StoredFile, name: str) -> StoredFile:
+    def fetch(self, size: int, sha256: str, parts: Iterator[bytes | memoryview], name: str) -> StoredFile:
         """Copy a file that is not there yet, and open the copy; an open file outlives its eviction.
+
+        `parts` are its bytes from start to end, and are asked for only where there is no copy.
 
         Raises
         ------
@@ -78,11 +79,12 @@ class Copies:
                 return there
             with self._part() as part:
                 self._reserve(part, size)
-                _copy(part, size, sha256, source, name)
+                _copy(part, size, sha256, parts, name)
                 file = OpenFile(str(part))
                 place = self._path(sha256)
                 place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(part, place)
+                with self._lock:  # whoever looks for room counts it once
+                    os.replace(part, place)
                 return file
 
     def keep(self, path: Path, content: bytes) -> None:
@@ -131,8 +133,10 @@ class Copies:
     def _evict(self, size: int) -> int:
         """Make room for a file, and return how much there is then."""
         _remove_left(self.folder / "tmp")
+        under_way = list(
+            _files(self.folder, "tmp/*")
+        )  # first: one that is done meanwhile counts twice, not never
         used = sorted(_files(self.folder, "shards/*/*"))
-        under_way = _files(self.folder, "tmp/*")
         room = self.limit - sum(n_bytes for _, n_bytes, _ in (*used, *under_way))
         for _, n_bytes, path in used:
             if room >= size:
@@ -142,14 +146,16 @@ class Copies:
         return room
 
 
-def _copy(part: Path, size: int, sha256: str, source: StoredFile, name: str) -> None:
-    digest = hashlib.sha256()
-    with part.open("r+b") as file, source:
-        for start in range(0, size, _PART):
-            content = source.read_at(min(_PART, size - start), start)
+def _copy(part: Path, size: int, sha256: str, parts: Iterator[bytes | memoryview], name: str) -> None:
+    digest, left = hashlib.sha256(), size
+    with part.open("r+b") as file:
+        for content in parts:
+            left -= len(content)
+            if left < 0:
+                break
             digest.update(content)
             file.write(content)
-    if digest.hexdigest() != sha256:
+    if left or digest.hexdigest() != sha256:
         raise CacheCorrupt(
             f"{name} is damaged: its bytes are not those that were committed. Run `featpipe cache verify` on the "
             "cache itself; damaged shards can be computed again."

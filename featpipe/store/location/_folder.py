@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,28 +47,35 @@ class Folder(Location):
         """Return where a file or folder lies."""
         return self.root / name
 
+    def _place(self, name: str) -> Path:
+        """Return where to write a file or folder; raises `CacheWriteError` where a link leads out of the cache."""
+        return _publish.inside(self.root, self.path(name))
+
     def read(self, name: str, largest: int) -> bytes:
         """See `Location`."""
-        try:
-            with reading(self.path(name)), open(f"{self.url}/{name}", "rb") as file:
-                return file.read(largest + 1)
-        except (IsADirectoryError, NotADirectoryError) as error:
-            raise FileNotFoundError(error.errno, "no file", f"{self.url}/{name}") from error
+        with reading(self.path(name)), open(_open_file(f"{self.url}/{name}"), "rb") as file:
+            return file.read(largest + 1)
 
     def size(self, name: str) -> int:
         """See `Location`."""
+        path = f"{self.url}/{name}"
         try:
-            with reading(self.path(name)):
-                return os.stat(self.path(name)).st_size
-        except NotADirectoryError as error:
-            raise FileNotFoundError(error.errno, "no file", f"{self.url}/{name}") from error
+            with reading(path):
+                found = os.stat(path)
+        except OSError as error:
+            raise _no_file(path, error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise FileNotFoundError(errno.ENOENT, "no file", path)
+        return found.st_size
 
     def names(self, folder: str) -> list[str]:
         """See `Location`."""
         try:
             with reading(self.path(folder)):
                 return os.listdir(f"{self.url}/{folder}")
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if not isinstance(_no_file(folder, error), FileNotFoundError):
+                raise
             return []
 
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
@@ -75,6 +84,7 @@ class Folder(Location):
 
     def digest(self, name: str) -> str:
         """See `Location`."""
+        self.size(name)  # raises where it is no file
         with reading(self.path(name)):
             return file_digest(self.path(name))
 
@@ -88,11 +98,11 @@ class Folder(Location):
     def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
         """See `Location`."""
         with _publish.writing(self.path(name)):
-            return _publish.publish_file(self.root, self.path(name), buffers)
+            return _publish.publish_file(self.root, self._place(name), buffers)
 
     def create_shard(self, folder: str, below: str, buffers: Buffers) -> tuple[int, str] | None:
         """See `Location`; a folder is renamed to its place."""
-        place = self.path(folder)
+        place = self._place(folder)
         with _publish.staging(self.root) as staged:
             file = staged / place.name / below
             file.parent.mkdir(parents=True)
@@ -101,7 +111,7 @@ class Folder(Location):
 
     def create_folder(self, folder: str, files: Mapping[str, bytes], *, last: str) -> bool:
         """See `Location`; a racing creator may win."""
-        place = self.path(folder)
+        place = self._place(folder)
         with _publish.staging(self.root) as staged:
             for name, content in files.items():
                 path = staged / place.name / name
@@ -111,7 +121,7 @@ class Folder(Location):
 
     def replace(self, name: str, content: bytes) -> None:
         """See `Location`."""
-        with _publish.writing(self.path(name)), written_whole(self.path(name)) as file:
+        with _publish.writing(self.path(name)), written_whole(self._place(name)) as file:
             file.write(content)
 
     def replace_if(self, name: str, content: bytes, version: Any) -> bool:
@@ -141,20 +151,21 @@ class Folder(Location):
 
     def set_aside(self, name: str, label: str) -> str | None:
         """See `Location`."""
-        moved = _publish.set_aside(self.root, self.path(name), label)
+        moved = _publish.set_aside(self.root, self._place(name), label)
         return None if moved is None else str(moved.relative_to(self.root))
 
     def restore(self, aside: str, name: str) -> None:
         """Put back what was set aside by mistake, unless something else is there by now."""
         with _publish.writing(self.path(name)):
-            _publish.publish_folder(self.path(aside), self.path(name))
+            _publish.publish_folder(self._place(aside), self._place(name))
 
     def remove(self, name: str) -> None:
         """See `Location`; gone in one step, also when killed while deleting."""
         with _publish.staging(self.root) as staged:
-            os.rename(self.path(name), staged / "removed")
-            if (staged / "removed").is_dir():
-                shutil.rmtree(staged / "removed")
+            removed = staged / "removed"
+            os.rename(self._place(name), removed)
+            if removed.is_dir() and not removed.is_symlink():  # what a link leads to is not the cache's
+                shutil.rmtree(removed)
 
     def version(self, name: str) -> Any:
         """Return inode and time of change of a file: an inode alone comes back once it was given free."""
@@ -162,8 +173,30 @@ class Folder(Location):
             with reading(self.path(name)):
                 status = os.stat(self.path(name))
             return status.st_ino, status.st_mtime_ns
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if not isinstance(_no_file(name, error), FileNotFoundError):
+                raise
             return None
+
+
+def _open_file(path: str) -> int:
+    """Open a plain file; a pipe, a device or a folder, there or behind a link, is no file of a cache."""
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise _no_file(path, error) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise FileNotFoundError(errno.ENOENT, "no file", path)
+    return handle
+
+
+def _no_file(path: str, error: OSError) -> OSError:
+    """Return what to raise for a path at which no file can be."""
+    cause = error.__cause__ if isinstance(error.__cause__, OSError) else error  # of an error with advice
+    if cause.errno in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
+        return FileNotFoundError(cause.errno, "no file", path)
+    return error
 
 
 class OpenFile(StoredFile):
@@ -172,7 +205,7 @@ class OpenFile(StoredFile):
     def __init__(self, path: str) -> None:
         self._path = path
         with reading(path):
-            self._handle = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self._handle = _open_file(path)
             self.size = os.fstat(self._handle).st_size
 
     def __exit__(self, *_: object) -> None:

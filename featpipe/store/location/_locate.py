@@ -77,6 +77,15 @@ def absolute(cache: Root) -> str | MirroredURL:
     return str(cache) if is_url(cache) else os.path.abspath(cache)
 
 
+def require_shared(cache: Root, option: str) -> None:
+    """Raise `RequestError` where other processes would see another cache than we do."""
+    if urlsplit(str(cache)).scheme.lower() == "memory":
+        raise RequestError(
+            f"{cache} is in the memory of one process, and {option} has others use it. Leave {option} out, or name a "
+            "cache that all of them see."
+        )
+
+
 def is_url(text: Root) -> bool:
     """Whether a cache is named by a URL, and not as a folder."""
     return "://" in str(text)

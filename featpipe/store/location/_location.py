@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from featpipe.errors import RequestError
 
 Buffers = Iterable[bytes | memoryview]
 T = TypeVar("T")
+PART = 4 << 20  # bytes of a file that are in memory at once while it is copied
 
 
 class StoredFile(ABC):
@@ -33,6 +34,10 @@ class StoredFile(ABC):
         """Return up to `length` bytes from `offset` on, as they are held where that spares a copy."""
         out = bytearray(length)
         return bytes(out[: self.read_into(memoryview(out), offset)])
+
+    def fetch_into(self, out: memoryview) -> bool:
+        """Fetch all of the file, its beginning straight into `out`; False, and nothing done, where that is no gain."""
+        return False
 
     def prepare(self, spans: Sequence[tuple[int, int]]) -> None:  # noqa: B027 - nothing to do where reading is cheap
         """Hear which (start, stop) will be read next, so that few requests fetch them."""
@@ -80,6 +85,16 @@ class Location(ABC):
 
         `size`, where it is known, spares a remote place a request; with `sha256` a mirror can keep a copy.
         """
+
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
+        """Read a file of `size` bytes from its start to its end, part by part; going on where a line was cut.
+
+        What comes is as much as there is: whoever knows what it should be has to check. Raises
+        `FileNotFoundError`.
+        """
+        with self.open(name, size) as file:
+            for start in range(0, file.size, PART):
+                yield file.read_at(PART, start)
 
     @abstractmethod
     def digest(self, name: str) -> str:
@@ -130,16 +145,16 @@ class Location(ABC):
         """Write a file that may change, whole; the only ones are lists that can be made again."""
         raise NotImplementedError(self.url)
 
-    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
-        """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
-        raise NotImplementedError(self.url)
-
     def set_aside(self, name: str, label: str) -> str | None:
         """Move a damaged file or folder to ``aside/LABEL-…``; return its new name, None when it is not there."""
         raise NotImplementedError(self.url)
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it."""
+        raise NotImplementedError(self.url)
+
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
         raise NotImplementedError(self.url)
 
     def stamp(self, name: str) -> tuple[Any, float] | None:

@@ -16,7 +16,7 @@ import threading
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ class Mirrored(Location):
         if (copy := self._copies.open(size, sha256)) is not None:
             return copy
         try:
-            return self._copies.fetch(size, sha256, self._there.open(name, size), f"{self.url}/{name}")
+            return self._copies.fetch(size, sha256, self._there.stream(name, size), f"{self.url}/{name}")
         except OSError as error:
             self._pass_on(error)
             return self._there.open(name, size)
@@ -152,6 +152,10 @@ class Mirrored(Location):
         """See `Location`."""
         return self._there.size(name)
 
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
+        """See `Location`."""
+        return self._there.stream(name, size)
+
     def digest(self, name: str) -> str:
         """See `Location`: of the cache's own file."""
         return self._there.digest(name)
@@ -179,6 +183,14 @@ class Mirrored(Location):
     def replace(self, name: str, content: bytes) -> None:
         """See `Location`."""
         self._there.replace(name, content)
+
+    def replace_if(self, name: str, content: bytes, version: Any) -> bool:
+        """See `Location`."""
+        return self._there.replace_if(name, content, version)
+
+    def stamp(self, name: str) -> tuple[Any, float] | None:
+        """See `Location`."""
+        return self._there.stamp(name)
 
     def set_aside(self, name: str, label: str) -> str | None:
         """See `Location`."""

@@ -20,13 +20,14 @@ from obstore import exceptions
 from obstore.store import GCSStore, MemoryStore, S3Store
 
 from featpipe.errors import CacheUnreachable, CacheWriteError, MissingDependency, RequestError
-from featpipe.store.location._location import Buffers, Location, StoredFile, T
+from featpipe.store.location._location import PART, Buffers, Location, StoredFile, T
 from featpipe.store.location._ranges import RangedFile
 
 _ATTEMPTS = 5
 _FIRST_WAIT = 0.2  # seconds; doubled each time
 _STREAM = 8 << 20  # bytes
 _REFUSED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+_FAILED = (*_REFUSED, exceptions.GenericError, exceptions.JoinError, OSError)
 _PATIENCE = 15.0  # seconds after which a server that gives no answer is not asked again
 # What is slow is waited for, what is silent is not.
 _RETRY = {"max_retries": 3, "retry_timeout": timedelta(seconds=_PATIENCE)}
@@ -83,6 +84,24 @@ class Objects(Location):
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
+
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
+        """See `Location`."""
+        start = failed = 0
+        began = time.monotonic()
+        while start < size:
+            try:
+                for part in self._from(name, start, size):
+                    start, failed, began = start + len(part), 0, time.monotonic()
+                    yield part
+                return
+            except _FAILED as error:
+                self._pause(error, failed, began)
+                failed += 1
+
+    def _from(self, name: str, start: int, size: int) -> Any:
+        options: Any = {"range": (start, size)} if start else {}
+        return obstore.get(self._store, self._prefix + name, options=options).stream(min_chunk_size=PART)
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -241,7 +260,7 @@ class Objects(Location):
                 "or choose another cache; what is committed stays valid."
             ) from error
 
-    def _unreachable(self, error: Exception) -> CacheUnreachable:
+    def _unreachable(self, error: BaseException) -> CacheUnreachable:
         if "NoSuchBucket" in str(error):
             return CacheUnreachable(
                 f"{self.url}: there is no such bucket. Check the URL, or make the bucket first."
@@ -260,18 +279,22 @@ class Objects(Location):
         for attempt in range(_ATTEMPTS):
             try:
                 return work()
-            except _REFUSED as error:
-                raise CacheUnreachable(
-                    f"{self.url} refuses access: {_first_line(error)}. Check the credentials. {_CREDENTIALS}"
-                ) from error
-            except (exceptions.GenericError, exceptions.JoinError, OSError) as error:
-                if isinstance(error, FileNotFoundError | PermissionError):
-                    raise
-                silent = bool(_SILENT.search(str(error))) and time.monotonic() - began > _PATIENCE
-                if attempt == _ATTEMPTS - 1 or silent or _is_final(error):
-                    raise self._unreachable(error) from error
-                time.sleep(_FIRST_WAIT * 2**attempt)
+            except _FAILED as error:
+                self._pause(error, attempt, began)
         raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, error: BaseException, attempt: int, began: float) -> None:
+        """Wait before the next attempt, or raise where none would help."""
+        if isinstance(error, _REFUSED):
+            raise CacheUnreachable(
+                f"{self.url} refuses access: {_first_line(error)}. Check the credentials. {_CREDENTIALS}"
+            ) from error
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise error
+        silent = bool(_SILENT.search(str(error))) and time.monotonic() - began > _PATIENCE
+        if attempt >= _ATTEMPTS - 1 or silent or _is_final(error):
+            raise self._unreachable(error) from error
+        time.sleep(_FIRST_WAIT * 2**attempt)
 
 
 def _joined(buffers: Buffers) -> bytes | memoryview:

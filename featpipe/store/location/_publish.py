@@ -48,13 +48,24 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def inside(root: Path, place: Path) -> Path:
+    """Return a place in the cache; raises `CacheWriteError` where a link on the way leads out of it."""
+    there, above = os.path.realpath(place.parent), os.path.realpath(root)
+    if os.path.commonpath([there, above]) != above:
+        raise CacheWriteError(
+            f"{place} is behind a link that leads out of the cache, to {there}; nothing is written there. Replace the "
+            "link by what it leads to, or name that cache itself."
+        )
+    return place
+
+
 @contextmanager
 def staging(root: Path) -> Iterator[Path]:
     """Give a private folder below ``CACHE/tmp``, gone at the end with all that was left in it."""
     folder = root / "tmp" / secrets.token_hex(16)
     with writing(root):
         make_folders(folder.parent)
-        folder.mkdir()
+        inside(root, folder).mkdir()
         try:
             yield folder
         finally:
@@ -147,7 +158,7 @@ def set_aside(root: Path, path: Path, name: str) -> Path | None:
     with writing(path):
         make_folders(place.parent)
         try:
-            os.rename(path, place)
+            os.rename(path, inside(root, place))
         except FileNotFoundError:
             return None
         sync_folder(path.parent)

@@ -32,13 +32,27 @@ class RangedFile(StoredFile):
     size : int
     fetch : callable (spans) -> list of bytes-like
         One for each (start, stop), each at its full length or less at the end of the file.
+    receive : callable (out) -> bytes-like, optional
+        Fill `out` with the beginning of the file, and return the rest of it.
     """
 
-    def __init__(self, size: int, fetch: Callable[[list[Span]], list[Any]]) -> None:
+    def __init__(
+        self,
+        size: int,
+        fetch: Callable[[list[Span]], list[Any]],
+        receive: Callable[[memoryview], Any] | None = None,
+    ) -> None:
         self.size = size
-        self._fetch = fetch
+        self._fetch, self._receive = fetch, receive
         self._starts: list[int] = []
         self._held: list[memoryview] = []
+
+    def fetch_into(self, out: memoryview) -> bool:
+        """See `StoredFile`."""
+        if self._receive is None or len(out) > self.size:
+            return False
+        self._starts, self._held = [len(out)], [memoryview(self._receive(out))]
+        return True
 
     def prepare(self, spans: Sequence[Span]) -> None:
         """Fetch ranges, and keep them instead of those fetched before."""

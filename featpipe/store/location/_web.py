@@ -18,7 +18,7 @@ from urllib3.util import make_headers
 
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex
-from featpipe.store.location._location import Location, StoredFile, T
+from featpipe.store.location._location import PART, Location, StoredFile, T
 from featpipe.store.location._ranges import RangedFile, Span
 
 _ATTEMPTS = 5
@@ -28,6 +28,7 @@ _CONNECT, _READ = 5.0, 20.0  # seconds
 _FRESH = 30.0  # seconds that the index is trusted to be the newest
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 3
+_LENGTH = re.compile(r"[0-9]{1,15}")
 _PART = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
@@ -77,7 +78,27 @@ class Web(Location):
 
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
-        return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
+        n_bytes = self.size(name) if size is None else size
+        return RangedFile(
+            n_bytes, lambda spans: self._ranges(name, spans), lambda out: self._receive(name, n_bytes, out)
+        )
+
+    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
+        """See `Location`; ranges are needed only where a line is cut."""
+        start = failed = 0
+        began = time.monotonic()
+        while start < size:
+            try:
+                with self._answer("GET", name, {"Range": f"bytes={start}-"} if start else {}) as answer:
+                    if start:
+                        self._require_range(name, answer, start)
+                    for part in answer.stream(PART):
+                        start, failed, began = start + len(part), 0, time.monotonic()
+                        yield part
+                return
+            except _FAILED as error:
+                self._pause(error, failed, began)
+                failed += 1
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -113,6 +134,16 @@ class Web(Location):
     def _ranges(self, name: str, spans: list[Span]) -> list[bytes]:
         return [self._get(name, span=span) for span in spans]
 
+    def _receive(self, name: str, size: int, out: memoryview) -> bytes:
+        """Fetch a file, its beginning straight into `out`; return what is left over."""
+
+        def get() -> bytes:
+            with self._answer("GET", name, {"Range": f"bytes=0-{size - 1}"}) as answer:
+                self._check_range(name, answer, (0, size))
+                return _into(out, answer, size)
+
+        return self._try(get)
+
     def _get(self, name: str, *, span: Span | None = None, largest: int | None = None) -> bytes:
         headers = {} if span is None else {"Range": f"bytes={span[0]}-{span[1] - 1}"}
 
@@ -128,61 +159,82 @@ class Web(Location):
         for attempt in range(_ATTEMPTS):
             try:
                 return work()
-            except (FileNotFoundError, CacheUnreachable):
-                raise
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                silent = isinstance(error, _NO_ANSWER) and time.monotonic() - began > _PATIENCE
-                if silent or attempt == _ATTEMPTS - 1:
-                    raise CacheUnreachable(
-                        f"{self.url} cannot be reached: {_said(error)}. Check the network and the address, and run "
-                        "the same command again."
-                    ) from error
-                time.sleep(_FIRST_WAIT * 2**attempt)
+            except _FAILED as error:
+                self._pause(error, attempt, began)
         raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, error: Exception, attempt: int, began: float) -> None:
+        """Wait before the next attempt, or raise where none would help."""
+        if isinstance(error, FileNotFoundError | CacheUnreachable):
+            raise error
+        silent = isinstance(error, _NO_ANSWER) and time.monotonic() - began > _PATIENCE
+        if silent or attempt >= _ATTEMPTS - 1:
+            raise CacheUnreachable(
+                f"{self.url} cannot be reached: {_said(error)}. Check the network and the address, and run "
+                "the same command again."
+            ) from error
+        time.sleep(_FIRST_WAIT * 2**attempt)
 
     def _size(self, name: str) -> int:
         with self._answer("HEAD", name, {}) as answer:
-            length = _said_length(answer)
-        if not length.isdecimal():
-            raise RequestError(
-                f"The server of {self.url} does not say how large {name} is (no Content-Length). Serve the cache "
-                "with one that does (nginx, Apache, S3)."
+            return self._length(name, answer)
+
+    def _digest(self, name: str) -> str:
+        digest = hashlib.sha256()
+        with self._answer("GET", name, {}) as answer:
+            left = self._length(name, answer)
+            for part in answer.stream(_PART):
+                digest.update(part)
+                left -= len(part)
+        if left:
+            raise urllib3.exceptions.ProtocolError(f"{left} bytes did not come")
+        return digest.hexdigest()
+
+    def _length(self, name: str, answer: Any) -> int:
+        """Return how many bytes an answer has; a file is of a known size, and sent as it is."""
+        encoding, length = answer.headers.get("Content-Encoding", "identity"), _said_length(answer)
+        if encoding != "identity" or "Transfer-Encoding" in answer.headers or not _LENGTH.fullmatch(length):
+            raise CacheUnreachable(
+                f"The server of {self.url} sends {name} compressed or without saying how long it is (Content-Encoding "
+                f"{encoding[:40]!r}, Content-Length {length[:40]!r}). Serve the cache's files as they are."
             )
         return int(length)
 
-    def _digest(self, name: str) -> str:
-        digest, n_bytes = hashlib.sha256(), 0
-        with self._answer("GET", name, {}) as answer:
-            for part in answer.stream(_PART):
-                digest.update(part)
-                n_bytes += len(part)
-            _check_length(answer, n_bytes)
-        return digest.hexdigest()
-
     def _body(self, name: str, answer: Any, span: Span | None, largest: int | None) -> bytes:
         if span is None:
-            content: bytes = answer.read(None if largest is None else largest + 1)
-            if largest is None or len(content) <= largest:
-                _check_length(answer, len(content))
-            return content
+            expected = self._length(name, answer)
+            wanted = expected if largest is None else min(expected, largest + 1)
+            whole: bytes = answer.read(wanted)
+            if len(whole) < wanted:
+                raise urllib3.exceptions.ProtocolError(f"{len(whole)} of {wanted} bytes came")
+            return whole
+        self._check_range(name, answer, span)
         length = span[1] - span[0]
-        if answer.status != 206 and not (
-            span[0] == 0 and answer.headers.get("Content-Length") == str(length)
-        ):
+        # Without a number urllib3 copies once less; the length that the server said bounds it then.
+        content: bytes = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
+        if len(content) != length:
+            raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
+        return content
+
+    def _check_range(self, name: str, answer: Any, span: Span) -> None:
+        """Refuse an answer that is not of the bytes that were asked for; all of a file are a part of it, too."""
+        length = span[1] - span[0]
+        if span[0] or answer.status == 206 or _said_length(answer) != str(length):
+            self._require_range(name, answer, span[0])
+        if _said_length(answer) not in ("", str(length)):
+            raise urllib3.exceptions.ProtocolError(f"{_said_length(answer)} of {length} bytes were announced")
+
+    def _require_range(self, name: str, answer: Any, start: int) -> None:
+        if answer.status != 206:
             raise RequestError(
                 f"The server of {self.url} answered a request for a part of {name} with the whole file: it does "
                 "not serve ranges. Serve the cache with one that does (nginx, Apache, S3), or copy it."
             )
-        if answer.status == 206 and not _starts_at(answer, span[0]):
+        if not _starts_at(answer, start):
             raise CacheUnreachable(
-                f"The server of {self.url} answered a request for bytes {span[0]}-{span[1] - 1} of {name} with "
-                f"others ({answer.headers.get('Content-Range')}). Serve the cache with one that serves ranges."
+                f"The server of {self.url} answered a request for {name} from byte {start} on with others "
+                f"({answer.headers.get('Content-Range')}). Serve the cache with one that serves ranges."
             )
-        # Without a number urllib3 copies once less; the length that the server said bounds it then.
-        content = answer.read() if _said_length(answer) == str(length) else answer.read(length + 1)
-        if len(content) != length:
-            raise urllib3.exceptions.ProtocolError(f"{len(content)} of {length} bytes came")
-        return content
 
     @contextmanager
     def _answer(self, method: str, name: str, headers: dict[str, str]) -> Iterator[Any]:
@@ -194,27 +246,31 @@ class Web(Location):
                 url,
                 headers={**self._headers, "Accept-Encoding": "identity", **headers},
                 preload_content=False,
+                decode_content=False,
                 redirect=False,
             )
             if answer.status not in _REDIRECTS:
                 break
+            answer.close()  # unread: its body may be of any length
             url = self._redirected(url, answer.headers.get("Location", ""))
-            answer.drain_conn()
         try:
             self._check_status(name, answer.status)
             yield answer
         except BaseException:
             answer.close()
             raise
-        if answer.length_remaining:  # a body that was not read to its end
-            answer.close()
-        else:
+        if answer.closed or not answer.length_remaining:
             answer.release_conn()
+        else:  # a body that was not read to its end
+            answer.close()
 
     def _redirected(self, url: str, target: str) -> str:
-        there = urljoin(url, target)
-        if urlsplit(there)[:2] != urlsplit(url)[:2]:
+        try:
+            there = urljoin(url, target)
             host = f"{urlsplit(there).scheme}://{urlsplit(there).hostname}"
+        except ValueError as error:
+            raise CacheUnreachable(f"{self.url} sends readers on to what is no address: {error}.") from error
+        if urlsplit(there)[:2] != urlsplit(url)[:2]:
             raise RequestError(
                 f"{self.url} sends readers on to another server, {host}. featpipe does not follow: name the "
                 "cache's own URL."
@@ -235,6 +291,7 @@ class Web(Location):
             raise CacheUnreachable(f"{self.url} answered with status {status} when asked for {name}.")
 
 
+_FAILED = (urllib3.exceptions.HTTPError, OSError)
 _NO_ANSWER = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.TimeoutError)
 
 
@@ -243,14 +300,19 @@ def _said(error: BaseException) -> str:
     return re.sub(r"^<?[\w.]*HTTPS?Connection\(.*?\)>?: ", "", str(error)).rstrip(".")
 
 
+def _into(out: memoryview, answer: Any, size: int) -> bytes:
+    """Read a body from the socket into `out`, and return what is left over."""
+    raw, at = answer._fp, 0  # urllib3 itself reads into memory of its own, and copies
+    while at < len(out) and (n_bytes := raw.readinto(out[at:])):
+        at += n_bytes
+    rest = raw.read(size - at + 1) if at == len(out) else b""
+    if at + len(rest) != size:
+        raise urllib3.exceptions.ProtocolError(f"{at + len(rest)} of {size} bytes came")
+    return bytes(rest)
+
+
 def _said_length(answer: Any) -> str:
     return str(answer.headers.get("Content-Length", ""))
-
-
-def _check_length(answer: Any, n_bytes: int) -> None:
-    expected = _said_length(answer)
-    if expected not in ("", str(n_bytes)):
-        raise urllib3.exceptions.ProtocolError(f"{n_bytes} of {expected} bytes came")
 
 
 def _starts_at(answer: Any, start: int) -> bool:
