@@ -19,7 +19,7 @@ from featpipe.store._seal import SEAL
 from featpipe.store._set_check import check_set
 from featpipe.store._static import DIGESTS_CHUNK, IDS_CHUNK, STATIC_NAMES, decode_ids, static_files
 from featpipe.store._stimuli import FILE, STIMULI, load_stimuli, stimuli_folder
-from featpipe.store._strangers import FOLDERS
+from featpipe.store._strangers import AND_MORE, FOLDERS
 from featpipe.store._verify import DIGEST, Problem
 from featpipe.store._writer import seal_array
 from featpipe.store.location import Folder, Location
@@ -74,6 +74,8 @@ def _mend(location: Location, problem: Problem, known: Sequence[StimulusManifest
         location.set_aside(problem.file, problem.file.replace("/", "-")[-200:])
         mended.moved.append(problem.file)
         return
+    elif problem.what.endswith(AND_MORE):
+        raise CacheCorrupt(f"{problem.what}. Run the same command again")
     else:
         raise CacheCorrupt(f"{problem.what}. Put the folder itself there, or remove it")
     location.set_aside(problem.file, f"{key}-{name.rpartition('/')[2]}")

@@ -20,6 +20,8 @@ FOLDERS = {COMMITS, GROUP, f"{GROUP}/{FEATURES}", f"{GROUP}/{FEATURES}/c"} | {
     f"{GROUP}/{name}" for name in (STIMULUS, f"{STIMULUS}/c", DIGESTS, f"{DIGESTS}/c", f"{DIGESTS}/c/0")
 }
 _MOST_AXES = 7
+_MOST_STRANGERS = 100  # of one array, by name
+AND_MORE = "more files or folders are none that the format names"
 
 
 @dataclass(slots=True)
@@ -28,6 +30,18 @@ class Found:
 
     committed: set[int] = field(default_factory=set)
     strangers: list[tuple[str, str]] = field(default_factory=list)  # path below the folder, what is wrong
+    more: int = 0  # strangers that are not named
+
+    def add(self, name: str, what: str) -> None:
+        """Put down a stranger, by name unless there are very many."""
+        if len(self.strangers) < _MOST_STRANGERS:
+            self.strangers.append((name, what))
+        else:
+            self.more += 1
+
+    def told(self) -> dict[str, str]:
+        """Return what is wrong by path."""
+        return dict(self.strangers) | ({"": f"{self.more} {AND_MORE}"} if self.more else {})
 
 
 def look_around(location: Location, base: str, layout: ArrayLayout | None) -> Found:
@@ -54,7 +68,7 @@ def look_around(location: Location, base: str, layout: ArrayLayout | None) -> Fo
                 name = f"{place}/{entry.name}" if place else entry.name
                 places += _sorted_in(found, name, entry, layout)
         except DAMAGE as error:
-            found.strangers.append((place, f"it cannot be listed: {reason(error)}"))
+            found.add(place, f"it cannot be listed: {reason(error)}")
     return found
 
 
@@ -62,11 +76,11 @@ def _sorted_in(found: Found, name: str, entry: Entry, layout: ArrayLayout | None
     """Put down one entry, and yield it where it is a folder to be looked into."""
     wanted = _kind_of(name, layout, entry.kind)
     if entry.kind == LINK:
-        found.strangers.append((name, "it is a symbolic link; a cache holds plain files and folders"))
+        found.add(name, "it is a symbolic link; a cache holds plain files and folders")
     elif wanted is None:
-        found.strangers.append((name, _called(name, entry)))
+        found.add(name, _called(name, entry))
     elif entry.kind != wanted:
-        found.strangers.append((name, f"it is {entry.kind}, where {wanted} should be"))
+        found.add(name, f"it is {entry.kind}, where {wanted} should be")
     elif wanted == FOLDER:
         yield name
     elif commit := _COMMIT.fullmatch(name):

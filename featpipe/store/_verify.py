@@ -256,7 +256,7 @@ class _Check:
             return _Look([], [])
         seal = seal.checked(location, base, layout, around.committed)
         wrong = dict(evidence.unread) | _static_problems(location, base, evidence, facts)
-        wrong |= seal.problems | dict(around.strangers)
+        wrong |= seal.problems | around.told()
         found = [_problem_at(key, name, what, layout) for name, what in wrong.items()]
         if layout is None:
             return _Look(found, [])

@@ -409,3 +409,12 @@ def test_a_folder_in_place_of_a_commit_is_put_down_to_its_shard(tiny_cache):
     seal, problem = FeatureCache(array.root).verify()
     assert (seal.shard, seal.what) == (None, UNSEALED)
     assert (problem.shard, problem.rows) == (1, (8, 16))
+
+
+def test_very_many_strangers_are_counted(tiny_cache):
+    array, _ = tiny_cache
+    for number in range(120):
+        (array.folder / f"commits/x{number}").write_text("")
+    found = FeatureCache(array.root).verify()
+    assert (len(found), found[-1].file) == (101, array.base)
+    assert found[-1].what == "20 more files or folders are none that the format names"
