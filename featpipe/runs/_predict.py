@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 
 from featpipe.errors import RecipeError
-from featpipe.extraction import Means, Order, Progress
+from featpipe.extraction import Means, Order, Progress, request_again
 from featpipe.features import arrays_of, parts_of
 from featpipe.models import ModelRequest, resolve
 from featpipe.recipes import tuner_of
@@ -210,19 +210,7 @@ def _check_imported(specs: Sequence[FeatureSpec], stimuli: StimulusSet, cache: R
 def order_again(specs: Sequence[FeatureSpec], asked: str, weights: str, *, trust: bool = False) -> Order:
     """Return the order that makes these features again, of the model by the name that was asked for."""
     spec = specs[0]
-    prep = spec.preprocessing
-    assert prep is not None, "imported arrays have no order"
-    model = ModelRequest(
-        model=asked,
-        weights=weights or "default",
-        model_args=spec.model_args,
-        preprocess=prep.mode,
-        mean=prep.mean,
-        std=prep.std,
-        image_size=prep.input_size,
-        interpolation=prep.interpolation,
-        trust=trust,
-    )
+    model = request_again(spec, asked, weights, trust=trust)
     layers = tuple(LayerRequest(s.layer_label, s.reduction) for s in specs)
     return Order(model, layers, store_dtype=spec.store_dtype, precision=spec.precision)
 

@@ -192,6 +192,25 @@ class StimulusSet:
         require_unique(ids, self.ids)
         return self._with(replace(self.manifest, ids=ids), self._positions)
 
+    def arranged(self, manifest: StimulusManifest) -> StimulusSet:
+        """Return the images of a manifest, under its ids and in its order, found by their digests.
+
+        Raises
+        ------
+        StimulusError
+            If an image is not here; says how many, and names the first.
+        """
+        position = dict(zip(self.sha256, self._positions, strict=True))
+        missing = [row for row, digest in enumerate(manifest.sha256) if digest not in position]
+        if missing:
+            first = missing[0]
+            raise StimulusError(
+                f"{len(missing)} of the {len(manifest)} images are not among the {len(self)} of {self.name!r}, first "
+                f"{manifest.ids[first]!r} (SHA-256 {manifest.sha256[first][:12]}…). Ids do not matter, but the bytes "
+                "must be those of the images that the features were extracted from."
+            )
+        return self._with(manifest, [position[digest] for digest in manifest.sha256])
+
     def _with(self, manifest: StimulusManifest, positions: Iterable[int]) -> StimulusSet:
         return StimulusSet(
             manifest, self._images, positions, max_pixels=self._max_pixels, skipped=self.skipped

@@ -14,16 +14,18 @@ from featpipe.store._claims import (
 )
 from featpipe.store._codec import CODECS
 from featpipe.store._copy import Copied
+from featpipe.store._evidence import sound_commits
 from featpipe.store._export import ENDINGS, export_array
-from featpipe.store._find import ArrayFilter, last_written
+from featpipe.store._find import ArrayFilter, key_named, last_written
 from featpipe.store._garbage import Garbage, GarbageFilter
+from featpipe.store._mend import Mended, mend_files, recovered_array, seal_again
 from featpipe.store._open import FORMS, open_array
 from featpipe.store._provenance import Origin, origins, spans
 from featpipe.store._published import publish_index
 from featpipe.store._statistics import Statistics, array_statistics
 from featpipe.store._stimuli import StoredStimuli
 from featpipe.store._transfer import Move, plan_transfer, transfer
-from featpipe.store._verify import Problem
+from featpipe.store._verify import Problem, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter
 from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, require_shared, shown_url
 
@@ -44,12 +46,14 @@ __all__ = [
     "FeatureCache",
     "Garbage",
     "GarbageFilter",
+    "Mended",
     "MirroredURL",
     "Move",
     "Origin",
     "Owner",
     "Problem",
     "Root",
+    "Scope",
     "Statistics",
     "StoredStimuli",
     "absolute",
@@ -58,15 +62,21 @@ __all__ = [
     "exclusive_claim",
     "export_array",
     "is_url",
+    "key_named",
     "last_written",
+    "mend_files",
     "mirrored",
     "open_array",
     "origins",
     "plan_transfer",
     "publish_index",
+    "recovered_array",
     "require_shared",
+    "seal_again",
     "shown_url",
+    "sound_commits",
     "spans",
     "transfer",
+    "verify_cache",
     "work_of",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from featpipe.errors import FeatpipeError, FeaturesNotCached, RequestError
+from featpipe.errors import FeaturesNotCached, RequestError
 from featpipe.spec import FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import ARRAYS, CachedArray, array_folder
@@ -24,7 +24,7 @@ from featpipe.store._open import open_array
 from featpipe.store._published import publish_index
 from featpipe.store._seal import SEAL
 from featpipe.store._stimuli import STIMULI, StoredStimuli, load_stimuli, store_stimuli
-from featpipe.store._verify import Problem, Progress, verify_arrays, verify_stimuli
+from featpipe.store._verify import Problem, Progress, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter, create_array, open_writer
 from featpipe.store.location import Folder, Location, Root, locate, mirrored
 
@@ -252,6 +252,7 @@ class FeatureCache:
         keys: Iterable[str] | None = None,
         *,
         sample: int | None = None,
+        seed: int | None = None,
         progress: Progress | None = None,
     ) -> list[Problem]:
         """Compare every byte with what was written; shards that are missing are no problem.
@@ -262,28 +263,18 @@ class FeatureCache:
             Arrays to look at, with their stimulus sets; all arrays and sets by default.
         sample : int, optional
             Read only so many shards of each array, chosen at random.
+        seed : int, optional
+            Of that choice; by default it is another one each time.
         progress : callable (shards done, shards in all), optional
 
         Returns
         -------
         problems : list of Problem
         """
-        wanted = self.keys() if keys is None else list(keys)
-        cache = FeatureCache(self.root)  # nothing remembered: what counts is what is on disk now
-        sets = self.stimuli_digests() if keys is None else cache._sets_of(wanted)
-        problems = verify_stimuli(self.location, sets)
-        return problems + verify_arrays(self.location, wanted, cache.array, sample=sample, progress=progress)
-
-    def _sets_of(self, keys: Iterable[str]) -> list[str]:
-        found = set()
-        for key in keys:
-            try:
-                found.add(self.array(key).stimuli_digest)
-            except FeaturesNotCached:
-                raise
-            except FeatpipeError:
-                continue  # reported with the array
-        return sorted(found)
+        scope = Scope(None if keys is None else tuple(keys), sample=sample, seed=seed)
+        return verify_cache(
+            locate(self.root), scope, progress=progress
+        )  # the cache itself, and no mirror of it
 
     def _manifest(self, digest: str) -> StimulusManifest:
         return self.stimuli(digest).manifest

@@ -131,12 +131,17 @@ def find_arrays(
 
 def array_named(cache: FeatureCache, key: str) -> CachedArray:
     """Open the one array whose key begins so; raises `FeaturesNotCached` or `AmbiguousFeatures`."""
+    return cache.array(key_named(cache, key))
+
+
+def key_named(cache: FeatureCache, key: str) -> str:
+    """Return the one key that begins so, whether or not the array can be opened; raises as `array_named`."""
     found = [full for full in cache.keys() if full.startswith(key)]
     if not found:
         raise FeaturesNotCached(f"{cache.root} has no array {key!r}. `featpipe cache ls` lists the keys.")
     if len(found) > 1:
         raise AmbiguousFeatures(f"{len(found)} keys begin with {key!r}: give more digits.")
-    return cache.array(found[0])
+    return found[0]
 
 
 def last_written(array: CachedArray) -> datetime | None:

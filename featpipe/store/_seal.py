@@ -39,6 +39,11 @@ def read_seal(location: Location, folder: str, key: str, layout: ArrayLayout) ->
         raise CacheCorrupt(
             f"{path} is larger than the {largest} bytes that the seal of {layout.n_shards} shards may be."
         )
+    return parse_seal(path, content, key, layout)
+
+
+def parse_seal(path: str, content: bytes, key: str, layout: ArrayLayout) -> list[dict[str, Any]]:
+    """Parse the content of ``sealed.json``, see `read_seal`."""
     seal = parse_json(path, content)
     check_checksum(path, seal)
     require_format(path, seal)

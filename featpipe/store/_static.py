@@ -12,17 +12,17 @@ from featpipe.store._layout import DIGESTS, FEATURES, GROUP, STIMULUS, ArrayLayo
 
 SPEC = "spec.json"
 FEATURES_METADATA = f"{GROUP}/{FEATURES}/zarr.json"
-_GROUP_METADATA = f"{GROUP}/zarr.json"
-_IDS_CHUNK = f"{GROUP}/{STIMULUS}/c/0"
-_DIGESTS_CHUNK = f"{GROUP}/{DIGESTS}/c/0/0"
+GROUP_METADATA = f"{GROUP}/zarr.json"
+IDS_CHUNK = f"{GROUP}/{STIMULUS}/c/0"
+DIGESTS_CHUNK = f"{GROUP}/{DIGESTS}/c/0/0"
 STATIC_NAMES = (
     SPEC,
-    _GROUP_METADATA,
+    GROUP_METADATA,
     FEATURES_METADATA,
     f"{GROUP}/{STIMULUS}/zarr.json",
-    _IDS_CHUNK,
+    IDS_CHUNK,
     f"{GROUP}/{DIGESTS}/zarr.json",
-    _DIGESTS_CHUNK,
+    DIGESTS_CHUNK,
 )
 
 
@@ -32,7 +32,16 @@ def static_files(spec: FeatureSpec, layout: ArrayLayout, manifest: StimulusManif
     They follow from the arguments alone, without time, host or version, so that racing creators write
     the same bytes.
     """
-    n_stimuli = len(manifest)
+    return metadata_files(spec, layout, manifest.digest, len(manifest)) | {
+        IDS_CHUNK: encode_ids(manifest.ids),
+        DIGESTS_CHUNK: bytes.fromhex("".join(manifest.sha256)),
+    }
+
+
+def metadata_files(
+    spec: FeatureSpec, layout: ArrayLayout, stimuli_digest: str, n_stimuli: int
+) -> dict[str, bytes]:
+    """Return the static files that are JSON, by path: all but the chunks of ids and digests."""
     nodes = {
         FEATURES: layout.features_metadata(),
         STIMULUS: _ids_metadata(n_stimuli),
@@ -40,10 +49,8 @@ def static_files(spec: FeatureSpec, layout: ArrayLayout, manifest: StimulusManif
     }
     files = {f"{GROUP}/{name}/zarr.json": canonical_json(node) for name, node in nodes.items()}
     return files | {
-        SPEC: canonical_json(spec.document(manifest.digest)),
-        _GROUP_METADATA: canonical_json(_group_metadata(nodes)),
-        _IDS_CHUNK: encode_ids(manifest.ids),
-        _DIGESTS_CHUNK: bytes.fromhex("".join(manifest.sha256)),
+        SPEC: canonical_json(spec.document(stimuli_digest)),
+        GROUP_METADATA: canonical_json(_group_metadata(nodes)),
     }
 
 

@@ -17,6 +17,7 @@ PC = (
     "--set features__model=python:tiny.py:build --set features__layers=stem --set features__reduce=mean"
 )
 C = "cache import embedding.npy --cache new"
+CV = "cache verify --recompute 2 --cache cache"
 RF = "fit baseline_algonauts2019 --cache rdmcache --out new --set features__layers=head --data"
 R = f"{RF} algonauts2019:rdm --target EVC"
 G = (
@@ -122,6 +123,15 @@ BAD = [
     ("removal of an unknown key", "cache rm ffffffff --yes --cache cache", ["ffffffff"]),
     ("verification of an unknown key", "cache verify ffffffff --cache cache", ["ffffffff"]),
     ("cache that is a file", "cache ls --cache ids.csv", ["ids.csv", "folder"]),
+    ("rows without images", "cache verify --recompute 2 --cache cache", ["--recompute", "--images"]),
+    ("rows of other images", f"{CV} --images images --trust", ["not the images of array", "of the 40", "SHA-256"]),
+    ("rows of code without trust", f"{CV} --images table:table", ["tiny.py", "--trust"]),
+    ("rows of another network", f"{CV} --images table:table --model timm:test_resnet --weights random:0",
+     ["timm:test_resnet", "does not have"]),
+    ("no rows to compute", "cache verify --recompute 0 --cache cache", ["--recompute"]),
+    ("weights without images", "cache verify --repair --weights random:0 --cache cache", ["--weights", "--images"]),
+    ("images for checksums", "cache verify --images images --cache cache", ["--recompute", "--repair"]),
+    ("seed below zero", "cache verify --sample 1 --seed -1 --cache cache", ["--seed"]),
     ("verification of no cache", "cache verify --cache new", ["new", "nothing was checked"]),
     ("age without a unit", "cache ls --older 7 --cache cache", ["--older", "'7'", "12h, 7d or 2w"]),
     ("age in another unit", "cache ls --newer 3months --cache cache", ["--newer", "'3months'", "7d"]),

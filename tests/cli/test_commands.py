@@ -33,7 +33,10 @@ COMMANDS = {
     "recipes": "--json",
     "cache ls": "--model --layer --stimuli --newer --older --larger --smaller --incomplete --cache --json",
     "cache show": "--no-statistics --cache --json",
-    "cache verify": "--cache --sample --json",
+    "cache verify": (
+        "--cache --sample --recompute --repair --images --weights --model --subject --split --seed --device --workers "
+        "--trust --json"
+    ),
     "cache push": "--cache --model --layers --stimuli --dry-run --json",
     "cache pull": "--cache --model --layers --stimuli --dry-run --json",
     "cache rm": "--cache --yes --json",
@@ -50,7 +53,7 @@ SHOWN = {
     "recipes": {"recipes"},
     "cache ls --cache cache": {"cache", "arrays", "damaged"},
     "cache gc --cache cache": {"cache", "garbage", "removed", "kept", "bytes"},
-    "cache verify --cache cache": {"cache", "problems"},
+    "cache verify --cache cache": {"cache", "arrays", "seed", "problems"},
     "cache push new --cache cache --dry-run": {
         "from",
         "to",

@@ -31,6 +31,13 @@ def one_array(store: FeatureCache, key: str) -> CachedArray:
     return store.named(key)
 
 
+def full_key(store: FeatureCache, key: str) -> str:
+    """Return the one key that begins so, whether or not the array can be opened."""
+    from featpipe.store import key_named
+
+    return key_named(store, key)
+
+
 def row_of(array: CachedArray) -> dict[str, Any]:
     """Return what commands show of an array, by name."""
     return {

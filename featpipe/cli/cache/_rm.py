@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from featpipe.cli._console import human_bytes, say, say_json
 from featpipe.cli._options import Cache, Json
-from featpipe.cli.cache._arrays import one_array, opened, row_of
-from featpipe.errors import SpecError
+from featpipe.cli.cache._arrays import full_key, opened, row_of
+from featpipe.errors import CacheCorrupt, SpecError
+
+if TYPE_CHECKING:
+    from featpipe.store import FeatureCache
 
 
 def rm_command(
@@ -21,18 +24,31 @@ def rm_command(
     """Remove arrays."""
     store = opened(cache)
     store.location.require_writable()
-    arrays = [one_array(store, key) for key in keys]
+    rows = [_shown(store, full_key(store, key)) for key in keys]
+    chosen = [row["key"] for row in rows]
     if as_json:
         if not yes:
             raise SpecError("--json asks no questions: say --yes as well.")
-        rows = [row_of(array) for array in arrays]
-        store.remove([array.key for array in arrays])
+        store.remove(chosen)
         say_json({"cache": cache, "removed": rows})
         return
-    for array in arrays:
-        row = row_of(array)
-        view = f" view {row['view']}" if row["view"] else ""
-        say(f"{row['key']} {row['model']} {row['layer']}:{row['reduce']}{view} {human_bytes(row['bytes'])}")
+    for row in rows:
+        say(_line(row))
     if not yes:
-        typer.confirm(f"Remove {len(arrays)} arrays?", abort=True)
-    store.remove([array.key for array in arrays])
+        typer.confirm(f"Remove {len(rows)} arrays?", abort=True)
+    store.remove(chosen)
+
+
+def _shown(store: FeatureCache, key: str) -> dict[str, Any]:
+    """Return what is shown of an array; one that is damaged can be removed all the same."""
+    try:
+        return row_of(store.array(key))
+    except CacheCorrupt as error:
+        return {"key": key, "damaged": str(error)}
+
+
+def _line(row: dict[str, Any]) -> str:
+    if "damaged" in row:
+        return f"{row['key']} damaged: {row['damaged']}"
+    view = f" view {row['view']}" if row["view"] else ""
+    return f"{row['key']} {row['model']} {row['layer']}:{row['reduce']}{view} {human_bytes(row['bytes'])}"

@@ -75,6 +75,10 @@ class Location(ABC):
     def names(self, folder: str) -> list[str]:
         """Return what is directly in a folder; nothing where there is no folder."""
 
+    def files(self, folder: str) -> list[str]:
+        """Return all files below a folder by their names below it, as far as they can be listed at once."""
+        raise NotImplementedError(self.url)
+
     @abstractmethod
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """Open a file; raises `FileNotFoundError`.

@@ -144,6 +144,10 @@ class Mirrored(Location):
 
     # Passed on
 
+    def files(self, folder: str) -> list[str]:
+        """See `Location`."""
+        return self._there.files(folder)
+
     def size(self, name: str) -> int:
         """See `Location`."""
         return self._there.size(name)

@@ -76,6 +76,11 @@ class Objects(Location):
         paths = [*found["common_prefixes"], *(item["path"] for item in found["objects"])]
         return [path.rstrip("/").removeprefix(below) for path in paths]
 
+    def files(self, folder: str) -> list[str]:
+        """See `Location`."""
+        below = f"{self._prefix}{folder}/"
+        return [path.removeprefix(below) for path in self._listed(below)]
+
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
@@ -217,8 +222,12 @@ class Objects(Location):
         """Return the paths of a file, or of all in a folder."""
         if self.exists(name):
             return [self._prefix + name]
-        listed = obstore.list(self._store, f"{self._prefix}{name}/")
-        return [item["path"] for part in self._try(lambda: list(listed)) for item in part]
+        return self._listed(f"{self._prefix}{name}/")
+
+    def _listed(self, below: str) -> list[str]:
+        """Return the paths of all objects below a prefix, sorted."""
+        parts = self._try(lambda: list(obstore.list(self._store, below)))
+        return sorted(item["path"] for part in parts for item in part)
 
     def _content(self, name: str, largest: int) -> bytes:
         found = obstore.get(self._store, self._prefix + name)

@@ -72,6 +72,10 @@ class Web(Location):
         """See `Location`: what the index says."""
         return self.index.names(folder)
 
+    def files(self, folder: str) -> list[str]:
+        """See `Location`: the commit records that the index tells of."""
+        return [f"commits/{name}" for name in self.names(f"{folder}/commits")]
+
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         n_bytes = self.size(name) if size is None else size
