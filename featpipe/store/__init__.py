@@ -1,10 +1,19 @@
-"""The feature cache: layout, writer, reader and verification. ``cache/README.md`` describes every file."""
+"""The feature cache: its layout, writer and reader; around them are
+
+``location`` (where a cache lies), ``claims`` (who is at what), ``copying`` (between caches), ``checking`` (damage and
+its repair) and ``finding`` (lists, statistics, other libraries' types, leftovers). ``cache/README.md`` describes every file.
+"""
 
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import SHARD_ROWS, FeatureCache
-from featpipe.store._choice import ArrayChoice
-from featpipe.store._claim_files import ClaimFiles, Owner
-from featpipe.store._claims import (
+from featpipe.store._codec import CODECS
+from featpipe.store._stimuli import StoredStimuli
+from featpipe.store._writer import ArrayWriter
+from featpipe.store.checking._evidence import sound_commits
+from featpipe.store.checking._mend import Mended, mend_files, recovered_array, seal_again
+from featpipe.store.checking._verify import Problem, Scope, verify_cache
+from featpipe.store.claims._claim_files import ClaimFiles, Owner
+from featpipe.store.claims._claims import (
     CLAIM_EXPIRY,
     LEAST_CLAIM_EXPIRY,
     Claims,
@@ -12,21 +21,16 @@ from featpipe.store._claims import (
     exclusive_claim,
     work_of,
 )
-from featpipe.store._codec import CODECS
-from featpipe.store._copy import Copied
-from featpipe.store._evidence import sound_commits
-from featpipe.store._export import ENDINGS, export_array
-from featpipe.store._find import ArrayFilter, key_named, last_written
-from featpipe.store._garbage import Garbage, GarbageFilter
-from featpipe.store._mend import Mended, mend_files, recovered_array, seal_again
-from featpipe.store._open import FORMS, open_array
-from featpipe.store._provenance import Origin, origins, spans
-from featpipe.store._published import publish_index
-from featpipe.store._statistics import Statistics, array_statistics
-from featpipe.store._stimuli import StoredStimuli
-from featpipe.store._transfer import Move, plan_transfer, transfer
-from featpipe.store._verify import Problem, Scope, verify_cache
-from featpipe.store._writer import ArrayWriter
+from featpipe.store.copying._choice import ArrayChoice
+from featpipe.store.copying._copy import Copied
+from featpipe.store.copying._published import publish_index
+from featpipe.store.copying._transfer import Move, plan_transfer, transfer
+from featpipe.store.finding._export import ENDINGS, export_array
+from featpipe.store.finding._find import ArrayFilter, key_named, last_written
+from featpipe.store.finding._garbage import Garbage, GarbageFilter
+from featpipe.store.finding._open import FORMS, open_array
+from featpipe.store.finding._provenance import Origin, origins, spans
+from featpipe.store.finding._statistics import Statistics, array_statistics
 from featpipe.store.location import MirroredURL, Root, absolute, is_url, mirrored, require_shared, shown_url
 
 __all__ = [

@@ -16,16 +16,16 @@ from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import ARRAYS, CachedArray, array_folder
 from featpipe.store._codec import choose_codec
 from featpipe.store._commits import commit_name
-from featpipe.store._find import ArrayFilter, Unreadable, array_named, find_arrays
-from featpipe.store._garbage import Garbage, GarbageFilter, find_garbage, remove_garbage
 from featpipe.store._index import INDEX
 from featpipe.store._layout import DTYPES, ArrayLayout
-from featpipe.store._open import open_array
-from featpipe.store._published import publish_index
 from featpipe.store._seal import SEAL
 from featpipe.store._stimuli import STIMULI, StoredStimuli, load_stimuli, store_stimuli
-from featpipe.store._verify import Problem, Progress, Scope, verify_cache
 from featpipe.store._writer import ArrayWriter, create_array, open_writer
+from featpipe.store.checking._verify import Problem, Progress, Scope, verify_cache
+from featpipe.store.copying._published import publish_index
+from featpipe.store.finding._find import ArrayFilter, Unreadable, array_named, find_arrays
+from featpipe.store.finding._garbage import Garbage, GarbageFilter, find_garbage, remove_garbage
+from featpipe.store.finding._open import open_array
 from featpipe.store.location import Folder, Location, Root, locate, mirrored
 
 SHARD_ROWS = 256

@@ -195,7 +195,7 @@ def test_gc_names_what_it_could_not_remove_and_ends_with_1(run, leftover, monkey
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("featpipe.store._garbage.os.rename", refuse)
+    monkeypatch.setattr("featpipe.store.finding._garbage.os.rename", refuse)
     code, out, err = run("gc --yes")
     assert (code, "0 removed" in out, "tmp/0123 stays" in err) == (1, True, True)
 

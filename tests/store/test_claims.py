@@ -16,7 +16,8 @@ import pytest
 
 from featpipe.errors import CacheBusy, CacheWriteError
 from featpipe.spec import FeatureSpec, Preprocessing, Reduction
-from featpipe.store import ClaimFiles, Claims, _claims, exclusive_claim, work_of
+from featpipe.store import ClaimFiles, Claims, exclusive_claim, work_of
+from featpipe.store.claims import _claims
 
 WORK, FOREVER = "a" * 64, 1e9
 
@@ -189,7 +190,7 @@ def test_of_an_owner_elsewhere_only_the_age_is_known(tmp_path, claims_on, monkey
         owner.stdout.readline()
         owner.send_signal(signal.SIGKILL)
         owner.wait()
-    monkeypatch.setattr("featpipe.store._claim_files.boot_id", lambda: "another boot")
+    monkeypatch.setattr("featpipe.store.claims._claim_files.boot_id", lambda: "another boot")
     with claims_on(expiry=150) as claims:
         assert not claims.take("0")
         shift(claim_file(tmp_path), 200)

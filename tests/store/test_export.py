@@ -64,7 +64,7 @@ def _skip_without(to):
 def test_the_plain_library_reads_what_was_cached(tmp_path, make_writer, fill, monkeypatch, to, dtype, codec):
     _skip_without(to)
     monkeypatch.setattr("featpipe.store._layout._WANTED_CHUNK", 100)
-    monkeypatch.setattr("featpipe.store._export._BLOCK", 200)  # several blocks a shard
+    monkeypatch.setattr("featpipe.store.finding._export._BLOCK", 200)  # several blocks a shard
     writer, rows = make_writer(tmp_path / "cache", dtype=dtype, codec=codec)
     rows[4, 0], rows[7, 1] = np.nan, np.inf
     array = fill(writer, rows)
@@ -160,7 +160,7 @@ def test_a_library_that_is_not_there_is_named_with_its_extra(tmp_path, tiny_cach
 @pytest.mark.parametrize("to", ENDINGS)
 def test_memory_is_that_of_a_block(tmp_path, make_writer, fill, monkeypatch, to):
     _skip_without(to)
-    monkeypatch.setattr("featpipe.store._export._BLOCK", 1 << 20)
+    monkeypatch.setattr("featpipe.store.finding._export._BLOCK", 1 << 20)
     writer, _ = make_writer(tmp_path / "cache", shape=(1 << 16,), n_stimuli=160)
     array = fill(writer, np.zeros((160, 1 << 16), np.float32))  # 40 MiB in shards of 2 MiB
     export_array(array, tmp_path / f"warm{ENDINGS[to]}")  # imports

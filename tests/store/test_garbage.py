@@ -83,7 +83,7 @@ def test_what_was_moved_aside_goes_only_when_asked(cache, tiny_cache, monkeypatc
     tiny_cache[0].shard_path(1).write_bytes(b"torn")
     cache.set_aside(cache.verify())
     assert _found(cache) == _found(cache, aside=True) == set()  # a moment ago: its writer may put it back
-    monkeypatch.setattr("featpipe.store._garbage._GRACE", 0.0)
+    monkeypatch.setattr("featpipe.store.finding._garbage._GRACE", 0.0)
     garbage = cache.garbage(aside=True)
     assert len(garbage) > 1
     assert {some.kind for some in garbage} == {"aside"}
@@ -174,7 +174,7 @@ def test_arrays_without_rows_are_told_and_never_removed(cache, make_writer):
 
 @pytest.mark.parametrize("place", ["tmp/link", "claims/work", "claims", "tmp", "aside"])
 def test_links_are_not_followed(tmp_path, cache, monkeypatch, place):
-    monkeypatch.setattr("featpipe.store._garbage._GRACE", 0.0)
+    monkeypatch.setattr("featpipe.store.finding._garbage._GRACE", 0.0)
     outside = tmp_path / "outside"
     for name in ("0.json", "work/0.json", "tmp/0.json"):
         _put(outside / name, age=2 * DAY)

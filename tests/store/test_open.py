@@ -123,7 +123,7 @@ def test_an_xarray_is_selected_by_id_and_knows_what_it_is(tiny_cache):
 def test_xarray_needs_no_dask(tiny_cache, monkeypatch):
     pytest.importorskip("xarray")
     array, rows = tiny_cache
-    monkeypatch.setattr("featpipe.store._open.find_spec", lambda name: None)
+    monkeypatch.setattr("featpipe.store.finding._open.find_spec", lambda name: None)
     data = open_array(array, "xarray")
     assert isinstance(data.variable._data, np.ndarray)
     np.testing.assert_array_equal(data.values, rows)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from featpipe.store import Statistics, array_statistics
-from featpipe.store._statistics import row_blocks
+from featpipe.store.finding._statistics import row_blocks
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
 

@@ -12,9 +12,9 @@ import pytest
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store import ArrayChoice, FeatureCache, Problem, plan_transfer, publish_index, transfer
 from featpipe.store._commits import commit_name
-from featpipe.store._copy import Budget
 from featpipe.store._index import INDEX
-from featpipe.store._published import read_index
+from featpipe.store.copying._copy import Budget
+from featpipe.store.copying._published import read_index
 from featpipe.testing import file_server
 
 obstore = pytest.importorskip("obstore")

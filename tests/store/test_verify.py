@@ -17,7 +17,7 @@ from featpipe.stimuli import StimulusManifest
 from featpipe.store import FeatureCache, Problem
 from featpipe.store._documents import with_checksum
 from featpipe.store._seal import encode_seal
-from featpipe.store._verify import NOT_REPEATED
+from featpipe.store.checking._verify import NOT_REPEATED
 from featpipe.store.location import Folder
 
 pytestmark = pytest.mark.usefixtures("impatient_disk")
@@ -379,8 +379,8 @@ def test_two_sound_metadata_that_differ_are_told_apart_by_the_commits(tiny_cache
 @pytest.mark.parametrize("n_stimuli", [1, 21, 16_000])
 @pytest.mark.parametrize("name", ['a"b\\c', "bïld\u2028\x01", "x" * 300])
 def test_a_set_of_any_size_and_ids_is_read_in_blocks(tmp_path, n_stimuli, name):
-    from featpipe.store._set_check import check_set
     from featpipe.store._static import encode_ids
+    from featpipe.store.checking._set_check import check_set
 
     ids = tuple(f"{name}{row}" for row in range(n_stimuli))
     manifest = StimulusManifest(ids, tuple(f"{row:064x}" for row in range(n_stimuli)), 'x"]', "],[")
@@ -393,7 +393,7 @@ def test_a_set_of_any_size_and_ids_is_read_in_blocks(tmp_path, n_stimuli, name):
 
 def test_a_set_with_an_id_twice_is_found(tmp_path):
     from featpipe.spec import digest_of
-    from featpipe.store._set_check import check_set
+    from featpipe.store.checking._set_check import check_set
 
     images = [["a", "0" * 64], ["a", "1" * 64]]
     (tmp_path / "s.json").write_bytes(

@@ -22,7 +22,7 @@ from featpipe.errors import CacheCorrupt
 from featpipe.spec import FORMAT, canonical_json
 from featpipe.store._documents import LARGEST, LARGEST_STIMULI
 from featpipe.store._layout import MOST_SHARD_ROWS
-from featpipe.store._plain_files import open_plain
+from featpipe.store.checking._plain_files import open_plain
 from featpipe.store.location import Location
 from featpipe.store.location._refused import reading
 
@@ -54,7 +54,7 @@ class SetFacts:
 
 
 def check_set(location: Location, name: str, digest: str) -> SetFacts:
-    """Check every byte of a ``stimuli.json``; raises one of `featpipe.store._plain_files.DAMAGE`.
+    """Check every byte of a ``stimuli.json``; raises one of `featpipe.store.checking._plain_files.DAMAGE`.
 
     Parameters
     ----------

@@ -12,16 +12,16 @@ from featpipe.spec import FORMAT
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import ARRAYS, CachedArray, array_folder
 from featpipe.store._documents import LARGEST_STIMULI, with_checksum
-from featpipe.store._evidence import evidence_of, sound_commits, spec_of
 from featpipe.store._layout import ArrayLayout
-from featpipe.store._plain_files import DAMAGE, read_plain
 from featpipe.store._seal import SEAL
-from featpipe.store._set_check import check_set
 from featpipe.store._static import DIGESTS_CHUNK, IDS_CHUNK, STATIC_NAMES, decode_ids, static_files
 from featpipe.store._stimuli import FILE, STIMULI, load_stimuli, stimuli_folder
-from featpipe.store._strangers import AND_MORE, FOLDERS
-from featpipe.store._verify import DIGEST, Problem
 from featpipe.store._writer import seal_array
+from featpipe.store.checking._evidence import evidence_of, sound_commits, spec_of
+from featpipe.store.checking._plain_files import DAMAGE, read_plain
+from featpipe.store.checking._set_check import check_set
+from featpipe.store.checking._strangers import AND_MORE, FOLDERS
+from featpipe.store.checking._verify import DIGEST, Problem
 from featpipe.store.location import Folder, Location
 
 

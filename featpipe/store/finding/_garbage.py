@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featpipe.errors import CacheCorrupt, CacheWriteError, FeaturesNotCached, RequestError
-from featpipe.store._claim_files import CLAIMS
-from featpipe.store._claims import CLAIM_EXPIRY
 from featpipe.store._commits import COMMITS
 from featpipe.store._documents import read_json
 from featpipe.store._static import SPEC
+from featpipe.store.claims._claim_files import CLAIMS
+from featpipe.store.claims._claims import CLAIM_EXPIRY
 from featpipe.store.location import Folder, Location
 from featpipe.store.location._publish import publish_folder, staging, writing
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from featpipe.store._commits import COMMITS
 from featpipe.store._layout import DIGESTS, FEATURES, GROUP, STIMULUS, ArrayLayout
-from featpipe.store._plain_files import DAMAGE, FILE, FOLDER, LINK, Entry, entries_of, reason
 from featpipe.store._seal import SEAL
 from featpipe.store._static import STATIC_NAMES
+from featpipe.store.checking._plain_files import DAMAGE, FILE, FOLDER, LINK, Entry, entries_of, reason
 from featpipe.store.location import Folder, Location
 
 _NUMBER = r"(0|[1-9][0-9]{0,9})"

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from featpipe.errors import CacheCorrupt
-from featpipe.store._evidence import key_of
 from featpipe.store._layout import ArrayLayout
-from featpipe.store._plain_files import DAMAGE, read_plain, reason
 from featpipe.store._seal import LARGEST_SEAL, SEAL, parse_seal
+from featpipe.store.checking._evidence import key_of
+from featpipe.store.checking._plain_files import DAMAGE, read_plain, reason
 from featpipe.store.location import Location
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, Protocol
 
-from featpipe.store._claim_files import CLAIMS, LARGEST_CLAIM, Owner, Seen
+from featpipe.store.claims._claim_files import CLAIMS, LARGEST_CLAIM, Owner, Seen
 
 
 class Bucket(Protocol):

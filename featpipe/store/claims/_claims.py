@@ -18,8 +18,8 @@ from typing import Any
 
 from featpipe.errors import CacheBusy
 from featpipe.spec import FORMAT, FeatureSpec, digest_of
-from featpipe.store._claim_files import ClaimFiles, ClaimStorage, Held, Owner, Seen, boot_id
-from featpipe.store._claim_objects import ClaimObjects
+from featpipe.store.claims._claim_files import ClaimFiles, ClaimStorage, Held, Owner, Seen, boot_id
+from featpipe.store.claims._claim_objects import ClaimObjects
 from featpipe.store.location import Folder, locate
 
 CLAIM_EXPIRY = 150.0  # seconds; two heartbeats and a minute of NFS' cached file times fit in

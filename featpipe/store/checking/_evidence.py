@@ -13,8 +13,8 @@ from featpipe.store._array import parse_spec
 from featpipe.store._commits import COMMITS, check_commit, commit_name, committed_shards
 from featpipe.store._documents import parse_json
 from featpipe.store._layout import FEATURES, ArrayLayout
-from featpipe.store._plain_files import DAMAGE, read_plain, reason
 from featpipe.store._static import FEATURES_METADATA, GROUP_METADATA, SPEC
+from featpipe.store.checking._plain_files import DAMAGE, read_plain, reason
 from featpipe.store.location import Location
 
 

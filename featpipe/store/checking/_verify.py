@@ -18,13 +18,9 @@ from typing import Any, TypeVar
 from featpipe.errors import CacheReadError, FeaturesNotCached
 from featpipe.store._array import ARRAYS, array_folder
 from featpipe.store._commits import COMMITS, commit_name
-from featpipe.store._evidence import Evidence, evidence_of, key_of, sound_commit, spec_of
 from featpipe.store._layout import ArrayLayout
-from featpipe.store._plain_files import DAMAGE, FILE, FOLDER, entries_of, reason, size_and_digest
 from featpipe.store._reading import default_threads
 from featpipe.store._seal import SEAL
-from featpipe.store._seal_check import SealCheck
-from featpipe.store._set_check import SetFacts, check_set
 from featpipe.store._static import (
     DIGESTS_CHUNK,
     FEATURES_METADATA,
@@ -36,7 +32,11 @@ from featpipe.store._static import (
 )
 from featpipe.store._stimuli import FILE as STIMULI_FILE
 from featpipe.store._stimuli import STIMULI, stimuli_folder
-from featpipe.store._strangers import Found, look_around, shard_of
+from featpipe.store.checking._evidence import Evidence, evidence_of, key_of, sound_commit, spec_of
+from featpipe.store.checking._plain_files import DAMAGE, FILE, FOLDER, entries_of, reason, size_and_digest
+from featpipe.store.checking._seal_check import SealCheck
+from featpipe.store.checking._set_check import SetFacts, check_set
+from featpipe.store.checking._strangers import Found, look_around, shard_of
 from featpipe.store.location import Folder, Location
 
 Progress = Callable[[int, int], None]

@@ -18,8 +18,8 @@ from featpipe.errors import RequestError, StimulusNotCached
 from featpipe.files import written_whole
 from featpipe.store._array import CachedArray
 from featpipe.store._layout import DIGESTS, FEATURES, STIMULUS
-from featpipe.store._open import described, optional_module, require_complete
-from featpipe.store._statistics import row_blocks
+from featpipe.store.finding._open import described, optional_module, require_complete
+from featpipe.store.finding._statistics import row_blocks
 
 Progress = Callable[[int, int], None]
 ENDINGS = {"npy": ".npy", "h5": ".h5", "netcdf": ".nc", "parquet": ".parquet"}

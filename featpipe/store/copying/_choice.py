@@ -12,8 +12,8 @@ from featpipe.spec import FeatureSpec, match_names
 from featpipe.store._array import array_folder, parse_spec, read_spec
 from featpipe.store._cache import FeatureCache
 from featpipe.store._index import INDEX
-from featpipe.store._published import read_index
 from featpipe.store._static import SPEC
+from featpipe.store.copying._published import read_index
 
 _SHOWN = 5  # names in a message
 _FEWEST_DIGITS = 4  # of a digest, so that a short name of a stimulus set is not taken for one

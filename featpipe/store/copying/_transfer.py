@@ -12,8 +12,8 @@ from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import FeatureCache
 from featpipe.store._commits import committed_shards
-from featpipe.store._copy import STOPS, ArrayCopy, Budget, Copied, Stopped
 from featpipe.store._stimuli import load_stimuli
+from featpipe.store.copying._copy import STOPS, ArrayCopy, Budget, Copied, Stopped
 
 NEW, GOES_ON, IS_THERE = "new", "goes on", "there"
 _ARRAYS_AT_ONCE = 4

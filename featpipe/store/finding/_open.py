@@ -119,7 +119,7 @@ def _zarr(array: CachedArray) -> zarr.Array:
     import zarr  # takes longer to import than all else here
 
     if array.location.remote:
-        from featpipe.store._zarr_view import ArrayView
+        from featpipe.store.finding._zarr_view import ArrayView
 
         opened = zarr.open_array(ArrayView(array), mode="r")
     else:

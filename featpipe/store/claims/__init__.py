@@ -1,0 +1,1 @@
+"""Who is at what, so that several writers divide the work."""

@@ -1,0 +1,1 @@
+"""Arrays found, described, opened for other libraries and exported; leftovers found and removed."""
