@@ -1,7 +1,8 @@
 """The feature cache: its layout, writer and reader; around them are
 
 ``location`` (where a cache lies), ``claims`` (who is at what), ``copying`` (between caches), ``checking`` (damage and
-its repair) and ``finding`` (lists, statistics, other libraries' types, leftovers). ``cache/README.md`` describes every file.
+its repair) and ``finding`` (lists, statistics, other libraries' types, leftovers). ``cache/README.md`` describes every
+file.
 """
 
 from featpipe.store._array import CachedArray
