@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -20,10 +20,10 @@ from obstore import exceptions
 from obstore.store import GCSStore, MemoryStore, S3Store
 
 from featpipe.errors import CacheUnreachable, CacheWriteError, MissingDependency, RequestError
-from featpipe.store.location._location import PART, Buffers, Location, StoredFile, T
+from featpipe.store.location._location import PART, Buffers, StoredFile
+from featpipe.store.location._patient import ATTEMPTS, PatientLocation
 from featpipe.store.location._ranges import RangedFile
 
-_ATTEMPTS = 5
 _FIRST_WAIT = 0.2  # seconds; doubled each time
 _STREAM = 8 << 20  # bytes
 _REFUSED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
@@ -39,7 +39,7 @@ _CLIENT = {
 _METADATA = re.compile(r"169\.254\.(169\.254|170\.2)|metadata\.google\.internal|\[?fd00:ec2::254\]?")
 
 
-class Objects(Location):
+class Objects(PatientLocation):
     """A cache below a prefix of a bucket; credentials come from the environment, and are kept nowhere else.
 
     Parameters
@@ -49,6 +49,7 @@ class Objects(Location):
     """
 
     threads = 16
+    failures = _FAILED
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -84,20 +85,6 @@ class Objects(Location):
     def open(self, name: str, size: int | None = None, sha256: str | None = None) -> StoredFile:
         """See `Location`."""
         return RangedFile(self.size(name) if size is None else size, lambda spans: self._ranges(name, spans))
-
-    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
-        """See `Location`."""
-        start = failed = 0
-        began = time.monotonic()
-        while start < size:
-            try:
-                for part in self._from(name, start, size):
-                    start, failed, began = start + len(part), 0, time.monotonic()
-                    yield part
-                return
-            except _FAILED as error:
-                self._pause(error, failed, began)
-                failed += 1
 
     def _from(self, name: str, start: int, size: int) -> Any:
         options: Any = {"range": (start, size)} if start else {}
@@ -273,16 +260,6 @@ class Objects(Location):
             "a server of your own); what is committed stays valid, and the same command goes on after it."
         )
 
-    def _try(self, work: Callable[[], T]) -> T:
-        """Do what may be cut off in the middle, again if need be; a server that keeps still is given up sooner."""
-        began = time.monotonic()
-        for attempt in range(_ATTEMPTS):
-            try:
-                return work()
-            except _FAILED as error:
-                self._pause(error, attempt, began)
-        raise AssertionError("the last attempt returns or raises")
-
     def _pause(self, error: BaseException, attempt: int, began: float) -> None:
         """Wait before the next attempt, or raise where none would help."""
         if isinstance(error, _REFUSED):
@@ -292,7 +269,7 @@ class Objects(Location):
         if isinstance(error, FileNotFoundError | PermissionError):
             raise error
         silent = bool(_SILENT.search(str(error))) and time.monotonic() - began > _PATIENCE
-        if attempt >= _ATTEMPTS - 1 or silent or _is_final(error):
+        if attempt >= ATTEMPTS - 1 or silent or _is_final(error):
             raise self._unreachable(error) from error
         time.sleep(_FIRST_WAIT * 2**attempt)
 

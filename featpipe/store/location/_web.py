@@ -7,7 +7,7 @@ import netrc
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
@@ -18,10 +18,11 @@ from urllib3.util import make_headers
 
 from featpipe.errors import CacheUnreachable, FeaturesNotCached, RequestError
 from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex
-from featpipe.store.location._location import PART, Location, StoredFile, T
+from featpipe.store.location._location import PART, StoredFile
+from featpipe.store.location._patient import ATTEMPTS, PatientLocation
 from featpipe.store.location._ranges import RangedFile, Span
 
-_ATTEMPTS = 5
+_FAILED = (urllib3.exceptions.HTTPError, OSError)
 _FIRST_WAIT = 0.2  # seconds; doubled each time
 _PATIENCE = 15.0  # seconds after which a server that gives no answer is not asked again
 _CONNECT, _READ = 5.0, 20.0  # seconds
@@ -33,7 +34,7 @@ _PART = 1 << 20
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Web(Location):
+class Web(PatientLocation):
     """A cache behind ``http://`` or ``https://``; redirects to another host are refused.
 
     Proxies are those of the environment, as ``HTTPS_PROXY`` and ``NO_PROXY`` name them.
@@ -44,6 +45,7 @@ class Web(Location):
     """
 
     threads = 8
+    failures = _FAILED
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -83,22 +85,12 @@ class Web(Location):
             n_bytes, lambda spans: self._ranges(name, spans), lambda out: self._receive(name, n_bytes, out)
         )
 
-    def stream(self, name: str, size: int) -> Iterator[bytes | memoryview]:
-        """See `Location`; ranges are needed only where a line is cut."""
-        start = failed = 0
-        began = time.monotonic()
-        while start < size:
-            try:
-                with self._answer("GET", name, {"Range": f"bytes={start}-"} if start else {}) as answer:
-                    if start:
-                        self._require_range(name, answer, start)
-                    for part in answer.stream(PART):
-                        start, failed, began = start + len(part), 0, time.monotonic()
-                        yield part
-                return
-            except _FAILED as error:
-                self._pause(error, failed, began)
-                failed += 1
+    def _from(self, name: str, start: int, size: int) -> Iterator[bytes | memoryview]:
+        """Yield a file from `start` on; ranges are needed only where a line was cut."""
+        with self._answer("GET", name, {"Range": f"bytes={start}-"} if start else {}) as answer:
+            if start:
+                self._require_range(name, answer, start)
+            yield from answer.stream(PART)
 
     def digest(self, name: str) -> str:
         """See `Location`."""
@@ -153,22 +145,12 @@ class Web(Location):
 
         return self._try(get)
 
-    def _try(self, work: Callable[[], T]) -> T:
-        """Do what may be cut off in the middle, again if need be; a server that keeps still is given up sooner."""
-        began = time.monotonic()
-        for attempt in range(_ATTEMPTS):
-            try:
-                return work()
-            except _FAILED as error:
-                self._pause(error, attempt, began)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _pause(self, error: Exception, attempt: int, began: float) -> None:
+    def _pause(self, error: BaseException, attempt: int, began: float) -> None:
         """Wait before the next attempt, or raise where none would help."""
         if isinstance(error, FileNotFoundError | CacheUnreachable):
             raise error
         silent = isinstance(error, _NO_ANSWER) and time.monotonic() - began > _PATIENCE
-        if silent or attempt >= _ATTEMPTS - 1:
+        if silent or attempt >= ATTEMPTS - 1:
             raise CacheUnreachable(
                 f"{self.url} cannot be reached: {_said(error)}. Check the network and the address, and run "
                 "the same command again."
@@ -291,7 +273,6 @@ class Web(Location):
             raise CacheUnreachable(f"{self.url} answered with status {status} when asked for {name}.")
 
 
-_FAILED = (urllib3.exceptions.HTTPError, OSError)
 _NO_ANSWER = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.TimeoutError)
 
 
