@@ -274,6 +274,10 @@ class CachedArray:
         """Return the file of a shard, in a cache that is a folder."""
         return self.folder / self.layout.shard_path(shard)
 
+    def shard_folder(self, shard: int) -> Path:
+        """Return the folder that appears when a shard is published, in a cache that is a folder."""
+        return self.folder / ArrayLayout.shard_folder(shard)
+
     def is_sound(self, shard: int) -> bool:
         """Whether a shard's bytes are those that were committed."""
         try:

@@ -189,7 +189,7 @@ def test_an_error_of_a_worker_is_the_error_of_the_command(tmp_path, marked, stim
     model, folder = marked
     cache = FeatureCache(tmp_path / "cache")
     (folder / "dividing").touch()
-    with pytest.raises(NonFiniteFeatures, match="NaN or infinite"):
+    with pytest.raises(NonFiniteFeatures, match="values that are NaN"):
         extract(order_of(model), stimuli, cache, means=MEANS, workers=workers)
     (folder / "dividing").unlink()
     with pytest.raises(SpecError, match="'tpu' cannot be used"):
