@@ -112,7 +112,12 @@ def read_ids(path: str | Path) -> list[str]:
     """Read the column ``id`` of a CSV; raises `DatasetError` when it is missing or an id repeats."""
     if not Path(path).is_file():
         raise DatasetError(f"There is no file {path}. --ids is a CSV with a column id.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as a CSV: {error}. Save it as UTF-8 with commas."
+        ) from error
     if "id" not in table:
         raise DatasetError(f"{path} has the columns {', '.join(map(str, table))}; it needs a column id.")
     names = table["id"].tolist()

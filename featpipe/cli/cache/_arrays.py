@@ -51,6 +51,7 @@ def row_of(array: CachedArray) -> dict[str, Any]:
         "dtype": str(array.dtype),
         "stimuli": f"{array.manifest.name} ({array.stimuli_digest[:8]})",
         "rows": array.n_stimuli,
+        "rows_there": sum(len(array.layout.rows_of(shard)) for shard in array.committed),
         "complete": array.complete,
         "bytes": array.nbytes,
     }

@@ -68,6 +68,8 @@ def ls_command(
         say_json({"cache": cache, "arrays": rows, "damaged": damaged})
     else:
         _show(rows)
+    if not rows and any(value is not None for value in wanted.values()):
+        note("featpipe: no array has all that was asked for; without options `featpipe cache ls` lists all.")
     for key, what in damaged.items():
         note(f"featpipe: array {key} is left out: {what}")
     if damaged:
@@ -98,7 +100,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 def _cells(row: dict[str, Any], views: list[str]) -> list[str]:
-    rows = str(row["rows"]) if row["complete"] else f"{row['rows']} (incomplete)"
+    rows = str(row["rows"]) if row["complete"] else f"{row['rows_there']} of {row['rows']}"
     shape = "×".join(map(str, row["shape"]))
     words = [str(row[name]) for name in (*WORDS, *views)]
     size, age = human_bytes(row["bytes"]), _age(row["written"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from featpipe.errors import CacheCorrupt
+from featpipe.store._commits import COMMITS
 from featpipe.store._layout import ArrayLayout
 from featpipe.store._seal import LARGEST_SEAL, SEAL, parse_seal
 from featpipe.store.checking._evidence import key_of
@@ -48,9 +48,10 @@ class SealCheck:
             return self
         if len(committed) < layout.n_shards and not location.exists(f"{base}/{SEAL}"):
             return SealCheck()  # somebody moves shards aside, and moved the seal first
+        if lost := sorted(set(range(layout.n_shards)) - set(committed)):
+            gone = {f"{COMMITS}/{shard}.json": "it is gone, and the seal has it" for shard in lost}
+            return SealCheck(problems={SEAL: "it seals an array that lacks shards", **gone})
         try:
-            if len(committed) < layout.n_shards:
-                raise CacheCorrupt("it seals an array that lacks shards")
             path = f"{location.url}/{base}/{SEAL}"
             records = parse_seal(path, self.content, key_of(base), layout)
         except DAMAGE as error:

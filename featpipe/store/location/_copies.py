@@ -94,12 +94,14 @@ class Copies:
             part.write_bytes(content)
             os.replace(part, path)
 
-    def drop_damaged(self, sha256: str) -> None:
-        """Remove a copy that is not what its name says."""
+    def drop_damaged(self, sha256: str) -> bool:
+        """Remove a copy that is not what its name says; tell whether there was one."""
         with suppress(OSError):
             path = self._path(sha256)
             if file_digest(path) != sha256:
                 path.unlink()
+                return True
+        return False
 
     def _path(self, sha256: str) -> Path:
         if not _DIGEST.fullmatch(sha256):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from featpipe.store.location._location import Location
 LOCAL = "file"
 MIRROR_SIZE = 100 * 10**9  # bytes
 _OBJECTS = ("s3", "gs", "memory")
+_HALF_A_URL = re.compile(r"(s3|gs|https?|memory|file):/", re.IGNORECASE)
 _WEB = ("http", "https")
 _NEEDS = {"s3": "obstore", "gs": "obstore", "memory": "obstore", "http": "urllib3", "https": "urllib3"}
 
@@ -114,6 +116,10 @@ def locate(root: Root) -> Location:
         return _behind_mirror(root)
     text = os.fspath(root)
     if not is_url(text):
+        if _HALF_A_URL.match(text):
+            raise RequestError(
+                f"{text!r} looks like a URL, but has one slash where two belong: {text.replace(':/', '://', 1)}."
+            )
         return Folder(Path(text))
     _check(text)
     scheme = urlsplit(text).scheme.lower()

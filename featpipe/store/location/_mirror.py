@@ -122,9 +122,17 @@ class Mirrored(Location):
             return check()
         except CacheCorrupt:
             shutil.rmtree(self._files / folder, ignore_errors=True)
-            for sha256 in self._opened[folder]:
-                self._copies.drop_damaged(sha256)
-        return check()
+            self._drop_damaged(folder)
+        while True:
+            try:
+                return check()
+            except CacheCorrupt:  # of a shard that it had not come to before, or of the cache itself
+                if not self._drop_damaged(folder):
+                    raise
+
+    def _drop_damaged(self, folder: str) -> int:
+        """Remove the copies of an array's shards that are not what they should be; return how many they were."""
+        return sum(map(self._copies.drop_damaged, sorted(self._opened[folder])))
 
     def _keep(self, path: Path, content: bytes) -> None:
         try:

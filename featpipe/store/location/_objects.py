@@ -170,17 +170,18 @@ class Objects(PatientLocation):
 
     @cached_property
     def _creates(self) -> bool:
-        """Whether a second create of one name fails, as it must: tried once, since some servers ignore the "
-        "condition."""
+        """Whether a second create of one name fails, as it must: tried once, as some servers ignore the condition."""
         name = f"tmp/{secrets.token_hex(16)}"
         with self._writing(name):
             try:
                 self._create(name, b"")
-                return not self._create(name, b"")
+                twice = self._create(name, b"")
             except exceptions.NotSupportedError:
                 return False
-            finally:
-                self._delete([self._prefix + name])
+            except FileNotFoundError as error:  # the bucket
+                raise self._unreachable(error) from error
+            self._delete([self._prefix + name])
+        return not twice
 
     def _copy(self, path: str, to: str) -> None:
         self._try(lambda: obstore.copy(self._store, path, to))
