@@ -138,6 +138,17 @@ def test_a_shard_that_is_damaged_in_the_mirror_is_fetched_again(published, mirro
     assert copy.read_bytes() == right
 
 
+def test_all_shards_that_are_damaged_in_the_mirror_are_fetched_again_at_once(published, mirror):
+    server, array, rows = published
+    _afresh(server.url, mirror).array(array.key).read()
+    copies = [path for path in mirror.glob("shards/*/*") if path.is_file()]
+    assert len(copies) > 1
+    for copy in copies:
+        content = copy.read_bytes()
+        copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    np.testing.assert_array_equal(_afresh(server.url, mirror).array(array.key).read(), rows)
+
+
 def test_a_shard_that_was_made_again_takes_the_place_of_the_old(
     published, mirror, tmp_path, make_writer, fill, indexed
 ):

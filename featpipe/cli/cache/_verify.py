@@ -79,7 +79,12 @@ def verify_command(
         compared = _compared(store, chosen, problems, request, recompute, seed)
         problems += [problem for one in compared for problem in one.problems]
     done = repaired(store, problems, request) if repair else None
-    shown = {"cache": cache, "arrays": len(chosen or store.keys()), "seed": seed}
+    shown = {
+        "cache": cache,
+        "arrays": len(chosen or store.keys()),
+        "seed": seed,
+        "incomplete": _lacking(cache, chosen),
+    }
     (_say_json if as_json else _say)(shown, problems, compared, done)
     if problems if done is None else not done.sound:
         raise typer.Exit(1)
@@ -166,8 +171,19 @@ def _say(
     for problem in problems:
         say(str(problem))
     say(f"{shown['arrays']} arrays checked, {len(problems)} problems.")
+    if shown["incomplete"]:
+        say(
+            f"{len(shown['incomplete'])} of them lack rows, which is no damage: `featpipe cache ls --incomplete` "
+            "lists them."
+        )
     if done is not None:
         _say_repair(done)
+
+
+def _lacking(cache: str, chosen: Sequence[str] | None) -> list[str]:
+    """Return the keys of arrays that lack rows, as it is now; damaged ones are told of elsewhere."""
+    found = opened(cache).find(complete=False, unreadable=lambda key, error: None)
+    return [array.key for array in found if chosen is None or array.key in chosen]
 
 
 def _say_repair(done: Repair) -> None:
