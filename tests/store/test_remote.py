@@ -409,3 +409,19 @@ def test_arrays_are_opened_beside_one_another(tmp_path, make_writer, fill, index
     assert time.monotonic() - began < 6 * 2 * 0.2
     assert Path(tmp_path / "cache" / "index.jsonl").exists()
     shutil.rmtree(tmp_path / "cache")
+
+
+def test_what_can_only_be_read_refuses_every_way_to_write():
+    location = FeatureCache("http://127.0.0.1:9/cache").location
+    ways = [
+        lambda: location.create("a", [b""]),
+        lambda: location.create_shard("a", "b", [b""]),
+        lambda: location.create_folder("a", {"b": b""}, last="b"),
+        lambda: location.replace("a", b""),
+        lambda: location.replace_if("a", b"", None),
+        lambda: location.set_aside("a", "b"),
+        lambda: location.remove("a"),
+    ]
+    for way in ways:
+        with pytest.raises(RequestError, match="can only be read"):
+            way()

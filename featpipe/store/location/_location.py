@@ -125,13 +125,16 @@ class Location(ABC):
 
     def require_writable(self) -> None:
         """Raise `RequestError` where nothing can be written for lack of the means to do it safely."""
-        raise RequestError(
+        raise self._read_only()
+
+    def _read_only(self) -> RequestError:
+        return RequestError(
             f"{self.url} can only be read. Write to a folder or an object store, and publish from there."
         )
 
     def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
         """Publish a file whole and durable; return its size and SHA-256, or None when one is there already."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def create_shard(self, folder: str, below: str, buffers: Buffers) -> tuple[int, str] | None:
         """Publish ``folder/below``, the only file of a folder, as `create` does."""
@@ -139,31 +142,31 @@ class Location(ABC):
 
     def create_folder(self, folder: str, files: Mapping[str, bytes], *, last: str) -> bool:
         """Publish a folder of small files, of which `last` makes it count; tell whether it was not there before."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def replace(self, name: str, content: bytes) -> None:
         """Write a file that may change, whole; the only ones are lists that can be made again."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def set_aside(self, name: str, label: str) -> str | None:
         """Move a damaged file or folder to ``aside/LABEL-…``; return its new name, None when it is not there."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def replace_if(self, name: str, content: bytes, version: Any) -> bool:
         """Replace a file that is still of the version given (None: that is not there); tell whether it was."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def stamp(self, name: str) -> tuple[Any, float] | None:
         """Return version and time of change of a file, by the clock of the place; None when it is not there."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
     def version(self, name: str) -> Any:
         """Return what changes when a file is replaced; None when it is not there."""
-        raise NotImplementedError(self.url)
+        raise self._read_only()
 
 
 def bytes_of(out: np.ndarray) -> memoryview:
