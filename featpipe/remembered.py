@@ -11,11 +11,12 @@ import hashlib
 import json
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import platformdirs
 
@@ -28,18 +29,38 @@ def table_path() -> Path:
     return platformdirs.user_cache_path("featpipe") / "remembered.sqlite"
 
 
-def file_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what identifies the present content of a file without reading it."""
-    real = os.path.realpath(path)
-    stat = os.stat(real)
-    return {
-        "path": real,
-        "device": stat.st_dev,
-        "inode": stat.st_ino,
-        "size": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-        "ctime_ns": stat.st_ctime_ns,
-    }
+class _FileIdentity(NamedTuple):
+    """What identifies the present content of a file without reading it."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class _FileIdentities:
+    """Identities of many files, of which the folders are resolved once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def of(self, path: str | os.PathLike[str]) -> _FileIdentity:
+        path, status = self._resolved(os.fspath(path))
+        return _FileIdentity(
+            path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        )
+
+    def _resolved(self, path: str) -> tuple[str, os.stat_result]:
+        """Return the path without links, and the status of the file there."""
+        folder, name = os.path.split(path)
+        if name in ("", os.curdir, os.pardir) or stat.S_ISLNK((status := os.lstat(path)).st_mode):
+            real = os.path.realpath(path)
+            return real, os.stat(real)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.join(os.path.realpath(folder), "")
+        return self._folders[folder] + name, status
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -88,7 +109,8 @@ def remembered_many(
 
     ``work_out`` gets the position of an item. See `remembered`.
     """
-    entries = [_entry(question, files, details) for files, details in items]
+    identities = _FileIdentities()
+    entries = [_entry(question, list(map(identities.of, files)), details) for files, details in items]
     with closing(_connect()) as table:
         known = {} if rehash else _known(table, [key for key, _ in entries])
         answers: list[str] = []
@@ -118,12 +140,13 @@ def _remember(table: sqlite3.Connection, fresh: Sequence[tuple[str, str]]) -> No
         table.executemany("INSERT OR REPLACE INTO remembered VALUES (?, ?)", fresh)
 
 
-def _entry(question: str, files: Sequence[str | os.PathLike[str]], details: Any) -> tuple[str, bool]:
-    identities = [file_identity(path) for path in files]
-    newest = max((i[t] for i in identities for t in ("mtime_ns", "ctime_ns")), default=0)
+def _entry(question: str, files: Sequence[_FileIdentity], details: Any) -> tuple[str, bool]:
+    """Return the key of an answer, and whether its files have been unchanged for long enough."""
+    newest = max((max(file.mtime_ns, file.ctime_ns) for file in files), default=0)
     settled = time.time_ns() - newest > _SETTLED_SECONDS * 1e9
-    text = json.dumps([question, identities, details], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest(), settled
+    within = "" if details is None else json.dumps(details, sort_keys=True)
+    text = "\0".join([question, *(str(value) for file in files for value in file), within])
+    return hashlib.sha256(os.fsencode(text)).hexdigest(), settled
 
 
 def _connect() -> sqlite3.Connection:

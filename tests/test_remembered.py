@@ -75,6 +75,27 @@ def test_a_table_that_cannot_be_written_only_costs_time(old_file, later):
     assert [ask(old_file, answers), ask(old_file, answers)] == ["first", "second"]
 
 
+def test_links_are_known_by_what_they_lead_to(old_file, later, tmp_path):
+    other = tmp_path / "other"
+    other.write_text("another content")
+    folder, file = tmp_path / "folder_link", tmp_path / "file_link"
+    folder.symlink_to(old_file.parent)
+    file.symlink_to(old_file)
+    answers = ["first", "second"]
+    around = folder / ".." / old_file.parent.name / old_file.name
+    assert [ask(path, answers) for path in (old_file, folder / old_file.name, file, around)] == ["first"] * 4
+    file.unlink()
+    file.symlink_to(other)
+    assert ask(file, answers) == "second"
+
+
+def test_a_name_that_is_not_utf8_is_remembered(tmp_path, later):
+    file = tmp_path / os.fsdecode(b"caf\xe9.png")
+    file.write_text("content")
+    answers = ["first", "second"]
+    assert [ask(file, answers), ask(file, answers)] == ["first", "first"]
+
+
 def test_file_digest(old_file):
     assert file_digest(old_file) == "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"
 

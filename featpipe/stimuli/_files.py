@@ -19,10 +19,10 @@ class FileImages:
     """One file per image."""
 
     ids: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
 
     def file(self, position: int) -> str:
-        return str(self.paths[position])
+        return self.paths[position]
 
     @property
     def parts(self) -> list[Part]:
@@ -39,14 +39,15 @@ class FileImages:
         without an image's extension. Links to files are read, links to folders followed, except back to
         a folder that they lie in. A link that leads nowhere is an error.
         """
-        found = list(_walk(root, "", frozenset({os.path.realpath(root)})))
+        found = list(_walk(str(root), "", frozenset({os.path.realpath(root)})))
         images = [path for path in found if is_image(path)]
         if not images:
             raise no_images(str(root), found)
         ids = ids_of(images)
-        require_unique(ids, (str(root / path) for path in images))
+        files = [os.path.join(root, path) for path in images]
+        require_unique(ids, files)
         order = natural_order(ids)
-        return cls(tuple(ids[row] for row in order), tuple(root / images[row] for row in order))
+        return cls(tuple(ids[row] for row in order), tuple(files[row] for row in order))
 
     @classmethod
     def from_csv(cls, table: Path) -> Self:
@@ -59,15 +60,15 @@ class FileImages:
             if not name or not path:
                 raise StimulusError(f"Line {line} of {str(table)!r} has no id or no path. Fill both in.")
             ids.append(name)
-            paths.append(table.parent / path)
-            if not paths[-1].is_file():
+            paths.append(str(table.parent / path))
+            if not os.path.isfile(paths[-1]):
                 raise StimulusError(
                     f"Line {line} of {str(table)!r} names {path!r}, which is not a file ({paths[-1]}). Paths "
                     "are relative to the CSV."
                 )
         if not ids:
             raise EmptySource(f"{str(table)!r} lists no image: it has a header and no rows.")
-        require_unique(ids, map(str, paths))
+        require_unique(ids, paths)
         return cls(tuple(ids), tuple(paths))
 
 
@@ -81,26 +82,23 @@ def no_images(source: str, found: Sequence[str]) -> EmptySource:
     )
 
 
-def _walk(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
+def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
     """Yield the relative path of every file, hidden ones and litter aside."""
     try:
-        names = sorted(os.listdir(folder))
+        with os.scandir(folder) as listed:
+            entries = sorted((entry for entry in listed if not is_litter(entry.name)), key=lambda e: e.name)
     except OSError as error:
-        raise StimulusError(f"Folder {str(folder)!r} cannot be listed: {error.strerror}.") from error
-    for name in names:
-        path = folder / name
-        if is_litter(name):
-            continue
-        if path.is_dir():
-            real = os.path.realpath(path)
+        raise StimulusError(f"Folder {folder!r} cannot be listed: {error.strerror}.") from error
+    for entry in entries:
+        if entry.is_dir():
+            real = os.path.realpath(entry.path)
             if real not in above:
-                yield from _walk(path, f"{prefix}{name}/", above | {real})
-        elif path.is_file():
-            yield prefix + name
-        elif path.is_symlink():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {real})
+        elif entry.is_file():
+            yield prefix + entry.name
+        elif entry.is_symlink():
             raise StimulusError(
-                f"Link {str(path)!r} leads to {os.readlink(path)!r}, which does not exist. Remove or repair "
-                "it."
+                f"Link {entry.path!r} leads to {os.readlink(entry.path)!r}, which does not exist. Remove or repair it."
             )
 
 

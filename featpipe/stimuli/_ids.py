@@ -6,7 +6,6 @@ import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
-from pathlib import PurePosixPath
 from typing import Any
 
 from natsort import natsort_keygen
@@ -47,8 +46,7 @@ def is_litter(name: str) -> bool:
 
 def is_image(path: str) -> bool:
     """Tell from its relative path whether a file is taken as an image."""
-    parts = PurePosixPath(path).parts
-    return os.path.splitext(path)[1].lower() in SUFFIXES and not any(map(is_litter, parts))
+    return os.path.splitext(path)[1].lower() in SUFFIXES and not any(map(is_litter, path.split("/")))
 
 
 def ids_of(paths: Sequence[str]) -> list[str]:
@@ -56,7 +54,7 @@ def ids_of(paths: Sequence[str]) -> list[str]:
 
     Ids are in Unicode's composed form (NFC), so that a folder from a Mac has the ids of its archive.
     """
-    parts = [PurePosixPath(path).parts for path in paths]
+    parts = [path.split("/") for path in paths]
     shared = _n_shared([p[:-1] for p in parts])
     return [unicodedata.normalize("NFC", os.path.splitext("/".join(p[shared:]))[0]) for p in parts]
 
@@ -69,9 +67,11 @@ def _n_shared(folders: Sequence[Sequence[str]]) -> int:
 def natural_order(ids: Sequence[str]) -> list[int]:
     """Return the positions that sort ids naturally, folder by folder: ``image_2`` before ``image_10``."""
 
-    def key(position: int) -> tuple[Any, str]:
+    def key(position: int) -> tuple[Any, ...]:
         name = ids[position]
-        return _natural(name.split("/")), name  # the name itself decides between image_1 and image_01
+        return tuple(
+            map(_natural, name.split("/"))
+        ), name  # the name itself decides between image_1 and image_01
 
     return sorted(range(len(ids)), key=key)
 

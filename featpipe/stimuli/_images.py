@@ -22,7 +22,7 @@ MAX_STORED_BYTES = 1 << 29  # of one image; 89 million RGB pixels uncompressed a
 class Part:
     """Images whose content depends on the same files: what is remembered together."""
 
-    files: tuple[Path, ...]
+    files: tuple[str | Path, ...]
     positions: range
     within: Any = None  # JSON: where in those files
 
@@ -62,7 +62,7 @@ def stored_digest(stored: bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def read_file(path: Path, file: str, *, offset: int = 0, size: int | None = None) -> bytes:
+def read_file(path: str | Path, file: str, *, offset: int = 0, size: int | None = None) -> bytes:
     """Return a file's bytes, or ``size`` of them from ``offset``; raises `StimulusError` naming ``file``."""
     with opened(path, file) as stream:
         require_storable(os.fstat(stream.fileno()).st_size if size is None else size)
@@ -71,7 +71,7 @@ def read_file(path: Path, file: str, *, offset: int = 0, size: int | None = None
 
 
 @contextmanager
-def opened(path: Path, file: str) -> Iterator[BinaryIO]:
+def opened(path: str | Path, file: str) -> Iterator[BinaryIO]:
     """Open a file for reading; what the system says against it becomes a `StimulusError` naming ``file``."""
     try:
         with open(path, "rb") as stream:

@@ -46,17 +46,17 @@ def inspect(
     """
     parts = images.parts
     # Pillow's version: what one version cannot decode another may.
-    details = f"{DECODER} of Pillow {PIL.__version__}, " + (f"up to {max_pixels}" if decoded else "headers")
+    looked_at = f"up to {max_pixels}" if decoded else "headers"
     with _ReadAhead(images, decoded, max_pixels, progress) as facts:
         answers = remembered_many(
-            "stimulus-facts",
-            [(part.files, [details, part.within]) for part in parts],
+            f"stimulus-facts by {DECODER} of Pillow {PIL.__version__}, {looked_at}",
+            [(part.files, part.within) for part in parts],
             lambda number: json.dumps([facts(position) for position in parts[number].positions]),
             rehash=rehash,
         )
     if progress is not None:
         progress(len(images.ids), len(images.ids))
-    return [Facts(*values) for answer in answers for values in json.loads(answer)]
+    return [Facts(*values) for part in json.loads(f"[{','.join(answers)}]") for values in part]
 
 
 def look(images: Images, position: int, *, decoded: bool, max_pixels: int) -> Facts:
