@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from types import TracebackType
@@ -21,28 +21,32 @@ _ENTRY = np.dtype("<u8")
 _ENCODERS = 2
 
 
-def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> list[bytes | memoryview]:
+def encode_shard(rows: np.ndarray, layout: ArrayLayout) -> Iterator[bytes | memoryview]:
     """Encode the rows of one shard as zarr's sharding codec does, byte for byte.
 
-    Done here and not by zarr so that uncompressed rows are written without a copy.
+    Done here and not by zarr so that uncompressed rows are written without a copy, and that a chunk is hashed and
+    written while those behind it are encoded.
 
     Parameters
     ----------
     rows : ndarray of shape (n_rows, *row_shape), in the stored dtype
         At most ``shard_rows``; a last chunk that they do not fill is filled with NaN.
 
-    Returns
-    -------
-    buffers : list of bytes-like
-        The file's content, in order; views of `rows` where nothing had to be encoded.
+    Yields
+    ------
+    buffer : bytes-like
+        The next part of the file's content; a view of `rows` where nothing had to be encoded.
     """
     rows = np.ascontiguousarray(rows)
     chunks = [rows[at : at + layout.chunk_rows] for at in range(0, len(rows), layout.chunk_rows)]
     chunks[-1] = _filled(chunks[-1], layout.chunk_rows)
     # Off the main thread blosc compresses on one thread, so that the same rows give the same bytes.
+    sizes = []
     with ThreadPoolExecutor(_ENCODERS) as pool:
-        encoded = list(pool.map(lambda chunk: encode_chunk(chunk, layout.codec), chunks))
-    return [*encoded, _encode_index(tuple(len(chunk) for chunk in encoded), layout.chunks_per_shard)]
+        for encoded in pool.map(lambda chunk: encode_chunk(chunk, layout.codec), chunks):
+            sizes.append(len(encoded))
+            yield encoded
+    yield _encode_index(tuple(sizes), layout.chunks_per_shard)
 
 
 def _filled(rows: np.ndarray, n_rows: int) -> np.ndarray:

@@ -83,7 +83,7 @@ def encoded(rows: np.ndarray, codec: str, folder: Path | None = None) -> float:
     def encode() -> None:
         for shard in range(layout.n_shards):
             part = layout.rows_of(shard)
-            buffers = encode_shard(rows[part.start : part.stop], layout)
+            buffers = list(encode_shard(rows[part.start : part.stop], layout))
             if folder is not None:
                 plain(folder / f"{shard}.bin", buffers)
 
