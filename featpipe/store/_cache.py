@@ -158,7 +158,8 @@ class FeatureCache:
         """
         if manifest.digest not in self.stimuli_digests():
             self.location.require_writable()
-            store_stimuli(self.location, manifest, shard_rows)
+            if store_stimuli(self.location, manifest, shard_rows):
+                return StoredStimuli(manifest, shard_rows)
         return self.stimuli(manifest.digest)
 
     def writer(

@@ -43,8 +43,8 @@ def stimuli_folder(digest: str) -> str:
     return f"{STIMULI}/{digest}"
 
 
-def store_stimuli(location: Location, manifest: StimulusManifest, shard_rows: int) -> None:
-    """Write a stimulus set into its folder, unless it is there already."""
+def store_stimuli(location: Location, manifest: StimulusManifest, shard_rows: int) -> bool:
+    """Write a stimulus set into its folder, unless it is there already; tell whether it was written."""
     if not (8 <= shard_rows <= MOST_SHARD_ROWS and shard_rows % 8 == 0):
         raise RequestError(
             f"Rows per shard are a multiple of 8 up to {MOST_SHARD_ROWS}, got {shard_rows}: batches of "
@@ -53,7 +53,7 @@ def store_stimuli(location: Location, manifest: StimulusManifest, shard_rows: in
     if not len(manifest):
         raise RequestError("A stimulus set in the cache needs at least one image, this one has none.")
     content = with_checksum({"format": FORMAT, "shard_rows": shard_rows, **manifest.to_json()})
-    location.create_folder(stimuli_folder(manifest.digest), {FILE: content}, last=FILE)
+    return location.create_folder(stimuli_folder(manifest.digest), {FILE: content}, last=FILE)
 
 
 def load_stimuli(location: Location, digest: str, *, thorough: bool = False) -> StoredStimuli:

@@ -19,7 +19,7 @@ from featpipe.store._layout import ArrayLayout
 from featpipe.store._seal import LARGEST_SEAL, SEAL, encode_seal
 from featpipe.store._shard import check_shard, encode_shard
 from featpipe.store._static import SPEC, static_files
-from featpipe.store.location import Folder, Location
+from featpipe.store.location import Folder, Hashed, Location
 
 ADOPTED = {"adopted": True}  # provenance of a shard whose writer was killed before it could say more
 _ATTEMPTS = 5
@@ -112,7 +112,7 @@ class ArrayWriter:
                     provenance=provenance if ours else ADOPTED,
                     reused=(reused or ()) if ours else (),
                 )
-                first = location.create(commit_name(self.array.base, shard), [content]) is not None
+                first = location.create(commit_name(self.array.base, shard), [content])
                 seal_array(self.array)
                 return first
         raise CacheWriteError(
@@ -143,10 +143,10 @@ class ArrayWriter:
         if location.exists(place):
             return None
         top = f"{self.array.base}/{ArrayLayout.shard_folder(shard)}"
-        described = location.create_shard(
-            top, place.removeprefix(f"{top}/"), encode_shard(rows, self.array.layout)
-        )
-        return None if described is None else (*described, True)
+        parts = Hashed(encode_shard(rows, self.array.layout))
+        if not location.create_shard(top, place.removeprefix(f"{top}/"), parts):
+            return None
+        return parts.size, parts.sha256, True
 
     def _adopt(self, shard: int, rows: np.ndarray) -> tuple[int, str, bool] | None:
         """Describe a shard that is there without a commit, or move it aside and return None.
@@ -202,7 +202,7 @@ def seal_array(array: CachedArray, known: Mapping[int, dict[str, Any]] | None = 
         content = encode_seal(array.key, commits)
     except CacheCorrupt:
         return False
-    return len(content) <= LARGEST_SEAL and array.location.create(name, [content]) is not None
+    return len(content) <= LARGEST_SEAL and array.location.create(name, [content])
 
 
 def _same_bytes(some: np.ndarray, other: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from featpipe.store.claims._claim_files import CLAIMS, LARGEST_CLAIM, Owner, See
 class Bucket(Protocol):
     """What claims need of an object store."""
 
-    def create(self, name: str, buffers: Any) -> tuple[int, str] | None:
+    def create(self, name: str, buffers: Any) -> bool:
         """Put an object where none is."""
 
     def replace_if(self, name: str, content: bytes, version: Any) -> bool:
@@ -45,7 +45,7 @@ class ClaimObjects:
     def take(self, name: str, owner: Owner) -> ClaimObject | None:
         """Put a claim where none is; None where there is one."""
         place, content = self._place(name), owner.encode(locked=False)
-        if self._bucket.create(place, [content]) is None:
+        if not self._bucket.create(place, [content]):
             return None
         stamp = self._bucket.stamp(place)
         return None if stamp is None else ClaimObject(self._bucket, place, content, stamp[0])

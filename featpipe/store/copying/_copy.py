@@ -162,7 +162,7 @@ class ArrayCopy:
         return all(published)
 
     def _publish(self, name: str) -> bool:
-        if self.target.create(f"{self.source.base}/{name}", [self._files[name]]) is not None:
+        if self.target.create(f"{self.source.base}/{name}", [self._files[name]]):
             return True
         self._require_same(name)
         return False
@@ -256,7 +256,7 @@ class ArrayCopy:
         place, top = self.source.shard_name(shard), f"{self.source.base}/{ArrayLayout.shard_folder(shard)}"
         parts = self._checked(self._parts(shard, record["size"]), shard, record)
         buffers = _joined(parts, record["size"]) if self.target.remote else parts
-        return self.target.create_shard(top, place.removeprefix(f"{top}/"), buffers) is not None
+        return self.target.create_shard(top, place.removeprefix(f"{top}/"), buffers)
 
     def _checked(
         self, parts: Iterator[bytes | memoryview], shard: int, record: Record

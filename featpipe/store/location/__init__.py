@@ -1,6 +1,7 @@
 """Where a cache lies: a folder, an object store, or a web server that is read only. One interface for all."""
 
 from featpipe.store.location._folder import Folder
+from featpipe.store.location._hashed import Hashed
 from featpipe.store.location._locate import (
     LOCAL,
     MIRROR_SIZE,
@@ -20,6 +21,7 @@ __all__ = [
     "MIRROR_SIZE",
     "Buffers",
     "Folder",
+    "Hashed",
     "Location",
     "MirroredURL",
     "Root",

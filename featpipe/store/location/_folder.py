@@ -95,19 +95,19 @@ class Folder(Location):
     def require_writable(self) -> None:
         """A folder can be written to, or says why not when it is tried."""
 
-    def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
+    def create(self, name: str, buffers: Buffers) -> bool:
         """See `Location`."""
         with _publish.writing(self.path(name)):
             return _publish.publish_file(self.root, self._place(name), buffers)
 
-    def create_shard(self, folder: str, below: str, buffers: Buffers) -> tuple[int, str] | None:
+    def create_shard(self, folder: str, below: str, buffers: Buffers) -> bool:
         """See `Location`; a folder is renamed to its place."""
         place = self._place(folder)
         with _publish.staging(self.root) as staged:
             file = staged / place.name / below
             file.parent.mkdir(parents=True)
-            described = _publish.write_file(file, buffers)
-            return described if _publish.publish_folder(staged / place.name, place) else None
+            _publish.write_file(file, buffers)
+            return _publish.publish_folder(staged / place.name, place)
 
     def create_folder(self, folder: str, files: Mapping[str, bytes], *, last: str) -> bool:
         """See `Location`; a racing creator may win."""

@@ -132,11 +132,11 @@ class Location(ABC):
             f"{self.url} can only be read. Write to a folder or an object store, and publish from there."
         )
 
-    def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
-        """Publish a file whole and durable; return its size and SHA-256, or None when one is there already."""
+    def create(self, name: str, buffers: Buffers) -> bool:
+        """Publish a file whole and durable, unless one is there already; tell whether it was published."""
         raise self._read_only()
 
-    def create_shard(self, folder: str, below: str, buffers: Buffers) -> tuple[int, str] | None:
+    def create_shard(self, folder: str, below: str, buffers: Buffers) -> bool:
         """Publish ``folder/below``, the only file of a folder, as `create` does."""
         return self.create(f"{folder}/{below}", buffers)
 

@@ -176,11 +176,11 @@ class Mirrored(Location):
         """See `Location`."""
         self._there.require_writable()
 
-    def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
+    def create(self, name: str, buffers: Buffers) -> bool:
         """See `Location`."""
         return self._there.create(name, buffers)
 
-    def create_shard(self, folder: str, below: str, buffers: Buffers) -> tuple[int, str] | None:
+    def create_shard(self, folder: str, below: str, buffers: Buffers) -> bool:
         """See `Location`."""
         return self._there.create_shard(folder, below, buffers)
 

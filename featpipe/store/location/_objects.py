@@ -106,20 +106,18 @@ class Objects(PatientLocation):
                 "other there. It can be read; write elsewhere, and copy."
             )
 
-    def create(self, name: str, buffers: Buffers) -> tuple[int, str] | None:
+    def create(self, name: str, buffers: Buffers) -> bool:
         """See `Location`."""
         self.require_writable()
         content = _joined(buffers)
         with self._writing(name):
-            if not self._create(name, content):
-                return None
-        return len(content), hashlib.sha256(content).hexdigest()
+            return self._create(name, content)
 
     def create_folder(self, folder: str, files: Mapping[str, bytes], *, last: str) -> bool:
         """See `Location`; a racing creator writes the same bytes."""
         for name in sorted(files, key=lambda name: name == last):
             created = self.create(f"{folder}/{name}", [files[name]])
-        return created is not None
+        return created
 
     def replace(self, name: str, content: bytes) -> None:
         """See `Location`."""

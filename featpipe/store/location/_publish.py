@@ -9,7 +9,6 @@ at the place where others look for it.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import shutil
@@ -73,17 +72,13 @@ def staging(root: Path) -> Iterator[Path]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str]:
-    """Write a new file and force it to disk; return its size and SHA-256."""
-    digest, size = hashlib.sha256(), 0
+def write_file(path: Path, buffers: Iterable[bytes | memoryview]) -> None:
+    """Write a new file and force it to disk."""
     with open(path, "xb") as file:
         for buffer in buffers:
             file.write(buffer)
-            digest.update(buffer)
-            size += len(buffer)
         file.flush()
         os.fsync(file.fileno())
-    return size, digest.hexdigest()
 
 
 def publish_folder(staged: Path, place: Path) -> bool:
@@ -105,29 +100,29 @@ def _refuse(error: OSError) -> None:
     raise error  # os.walk would go on, and the folder would be published without being forced to disk
 
 
-def publish_file(root: Path, place: Path, buffers: Iterable[bytes | memoryview]) -> tuple[int, str] | None:
-    """Put a file at its place; return its size and SHA-256, or None when one is there already.
+def publish_file(root: Path, place: Path, buffers: Iterable[bytes | memoryview]) -> bool:
+    """Put a file at its place, unless one is there already; tell whether it was put.
 
     Without hard links the file is renamed, which replaces one that appeared in between. That is safe for
     the only files published this way, commit records: all that can exist for a shard describe the same bytes.
     """
     with staging(root) as folder:
         staged = folder / place.name
-        described = write_file(staged, buffers)
+        write_file(staged, buffers)
         make_folders(place.parent)
         try:
             os.link(staged, place)
         except FileExistsError:
             # NFS may repeat a request that had succeeded
-            return described if os.stat(staged).st_nlink > 1 else None
+            return os.stat(staged).st_nlink > 1
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             if place.exists():
-                return None
+                return False
             os.rename(staged, place)
         sync_folder(place.parent)
-    return described
+    return True
 
 
 def make_folders(folder: Path) -> None:
