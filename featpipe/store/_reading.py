@@ -12,6 +12,7 @@ from itertools import groupby
 import numpy as np
 
 from featpipe.errors import RequestError
+from featpipe.store._aligned import aligned_empty
 from featpipe.store._layout import ArrayLayout
 from featpipe.store._shard import ShardFile
 from featpipe.store.location._ranges import GAP
@@ -75,7 +76,7 @@ def checked_out(out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype)
     """Return the array to read into, a new one if none is given. Raises `RequestError`."""
     if out is None:
         try:
-            return np.empty(shape, dtype)
+            return aligned_empty(shape, dtype)
         except (MemoryError, ValueError) as error:  # ValueError: more bytes than can be counted
             gigabytes = math.prod(shape) * dtype.itemsize / 1e9
             raise RequestError(
@@ -134,7 +135,7 @@ def read_requests(
     size = unit_rows(layout)
 
     def read(piece: Sequence[Request]) -> None:
-        scratch = np.empty((size, *layout.row_shape), out.dtype)
+        scratch = aligned_empty((size, *layout.row_shape), out.dtype)
         for shard, some in groupby(piece, key=lambda request: request.shard):
             with open_shard(shard) as file:
                 for request in some:
@@ -170,7 +171,7 @@ def read_remote(
     size = unit_rows(layout)
 
     def read(piece: _Piece) -> None:
-        scratch = np.empty((size, *layout.row_shape), out.dtype)
+        scratch = aligned_empty((size, *layout.row_shape), out.dtype)
         file = open_shard(piece.requests[0].shard)
         target = _straight_target(piece, layout, out)
         if target is not None and file.fetch_into(target):

@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 
 from featpipe.errors import CacheCorrupt
+from featpipe.store._aligned import aligned_empty
 from featpipe.store._codec import CRC_BYTES, crc32c, decode_chunk, encode_chunk, largest_encoded
 from featpipe.store._layout import ArrayLayout
 from featpipe.store.location import Location
@@ -227,7 +228,7 @@ def check_shard(
     """Decode a whole shard: ndarray of shape (n_rows, *row_shape). Raises `CacheCorrupt`."""
     n_rows = len(layout.rows_of(shard))
     n_chunks = -(-n_rows // layout.chunk_rows)
-    whole = np.empty((n_chunks * layout.chunk_rows, *layout.row_shape), layout.numpy_dtype)
+    whole = aligned_empty((n_chunks * layout.chunk_rows, *layout.row_shape), layout.numpy_dtype)
     with ShardFile(location, name, layout, shard, label=label) as file:
         for chunk in range(n_chunks):
             first = chunk * layout.chunk_rows
