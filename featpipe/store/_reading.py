@@ -18,7 +18,8 @@ from featpipe.store._shard import ShardFile
 from featpipe.store.location._ranges import GAP
 
 _SMALL_READ = 4 << 20  # bytes; below it threads cost more than they save
-_DIRECT_ROW = 16 << 10  # bytes; from it on a read per row beats a read of the chunk and a copy
+_LARGE_ROW = 256 << 10  # bytes; from it on a read per row beats a read of all between them and a copy
+_FAR = 512 << 10  # bytes from row to row; as far apart, a read per row pays off at any size
 _PLAIN_UNIT = 8 << 20  # bytes; uncompressed rows are read so many at a time
 _PIECES_PER_THREAD = 4  # so that threads end at about the same time
 MOST_THREADS = 4
@@ -255,9 +256,7 @@ def _spans(file: ShardFile, request: Request, layout: ArrayLayout) -> list[tuple
         return [file.span_of_chunk(request.unit)]
     first = request.unit * unit_rows(layout)
     rows = first + request.rows
-    runs = (
-        np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if layout.row_bytes >= _DIRECT_ROW else [rows]
-    )
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if _apart(request, layout) else [rows]
     return [(int(run[0]) * layout.row_bytes, (int(run[-1]) + 1) * layout.row_bytes) for run in runs]
 
 
@@ -273,7 +272,7 @@ def _read_unit(
             file.read_rows(start + int(rows[0]), target)
         else:
             file.read_chunk(request.unit, target)
-    elif plain and layout.row_bytes >= _DIRECT_ROW:
+    elif plain and _apart(request, layout):
         _read_runs(file, start, request, out)
     elif plain:
         first = int(rows[0])
@@ -282,6 +281,12 @@ def _read_unit(
     else:
         file.read_chunk(request.unit, scratch)
         out[places] = scratch[rows]
+
+
+def _apart(request: Request, layout: ArrayLayout) -> bool:
+    """Whether rows are read one by one, without what lies between them."""
+    span = int(request.rows[-1] - request.rows[0] + 1) * layout.row_bytes
+    return layout.row_bytes >= _LARGE_ROW or span > _FAR * len(request.rows)
 
 
 def _read_runs(file: ShardFile, first: int, request: Request, out: np.ndarray) -> None:
