@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -21,7 +25,7 @@ from featpipe.cli._submit import submit_command
 from featpipe.cli.cache import cache_app
 from featpipe.errors import FeatpipeError
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 
 app = typer.Typer(
     name="featpipe",
@@ -78,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; exit code 0 done, 1 the work failed, 2 the request is wrong."""
     warnings.showwarning = lambda message, *_, **__: note(f"featpipe: warning: {message}")
     try:
-        app(arguments)
+        with _ending_when_terminated():
+            app(arguments)
     except FeatpipeError as error:
         note(f"featpipe: {error}")
         sys.exit(error.exit_code)
@@ -91,6 +96,23 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.write(f"featpipe: {out_of_memory(error)}\n")  # with what memory is left
         sys.exit(1)
     except SystemExit as error:
-        if error.code == INTERRUPTED:
+        if error.code in (INTERRUPTED, TERMINATED):
             note("featpipe: interrupted; features that were committed are kept, and are not computed again.")
         raise
+
+
+@contextmanager
+def _ending_when_terminated() -> Iterator[None]:
+    """Let SIGTERM, as schedulers send it, end the work as Ctrl-C does: claims and temporary files are cleared away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there may handlers be set
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(TERMINATED)

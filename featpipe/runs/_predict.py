@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from featpipe.errors import RecipeError
+from featpipe.errors import RecipeError, RequestError
 from featpipe.extraction import Means, Order, Progress, request_again
 from featpipe.features import arrays_of, parts_of
 from featpipe.models import ModelRequest, resolve
@@ -87,9 +87,21 @@ def _read_cache(pipeline: Pipeline, run: RunFolder, stimuli: StimulusSet, where:
     specs = [FeatureSpec.from_json(feature["spec"]) for feature in record["features"]]
     known = set_that_holds(specs, stimuli, where)
     if known is None:
+        _require_writable(run, stimuli, where)
         for features in _by_part(record["features"], how["weights"]):
             ensure_features(features, stimuli, where, **how)
     pipeline.set_params(**places(where), features__stimuli=known or stimuli.digest)
+
+
+def _require_writable(run: RunFolder, stimuli: StimulusSet, where: Root) -> None:
+    location = FeatureCache(where).location
+    try:
+        location.require_writable()
+    except RequestError as error:
+        raise RequestError(
+            f"{location.url}, the cache of {run.path}, lacks features of {stimuli.name!r} and can only be read, so "
+            "they cannot be extracted into it. Name a cache to write to with --cache, such as a new folder."
+        ) from error
 
 
 def places(cache: Root) -> dict[str, Any]:

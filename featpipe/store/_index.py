@@ -20,6 +20,8 @@ LARGEST_INDEX = 1 << 26  # bytes
 HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"format": int, "key": str, "spec": dict, "sealed": bool, "shards": list}
 
+_AGAIN = "Every `featpipe cache push` to that cache makes the list again; whoever published it has to."
+
 
 @dataclass(frozen=True)
 class CacheIndex:
@@ -37,7 +39,7 @@ class CacheIndex:
     def parse(cls, path: str, content: bytes) -> CacheIndex:
         """Read the file; raises `CacheCorrupt`, or `RequestError` when its format is another."""
         if len(content) > LARGEST_INDEX:
-            raise CacheCorrupt(f"{path} is larger than the {LARGEST_INDEX} bytes that it may have.")
+            raise CacheCorrupt(f"{path} is larger than the {LARGEST_INDEX} bytes that it may have. {_AGAIN}")
         lines = (
             _line(path, number, line.rstrip(b"\n")) for number, line in enumerate(io.BytesIO(content), 1)
         )
@@ -82,15 +84,18 @@ def index_line(
 def _line(path: str, number: int, line: bytes) -> dict[str, Any]:
     where = f"{path}, line {number},"
     if len(line) > LARGEST:
-        raise CacheCorrupt(f"{where} is longer than the {LARGEST} bytes that it may have.")
-    value = parse_json(where, line)
+        raise CacheCorrupt(f"{where} is longer than the {LARGEST} bytes that it may have. {_AGAIN}")
+    try:
+        value = parse_json(where, line)
+    except CacheCorrupt as error:
+        raise CacheCorrupt(f"{where} is damaged. {_AGAIN}") from error
     require_format(where, value)
     if value.keys() != _FIELDS.keys() or any(type(value[name]) is not kind for name, kind in _FIELDS.items()):
-        raise CacheCorrupt(f"{where} does not describe an array as `featpipe cache push` does.")
+        raise CacheCorrupt(f"{where} does not describe an array as `featpipe cache push` does. {_AGAIN}")
     if hashlib.sha256(canonical_json(value["spec"])).hexdigest() != value["key"]:
-        raise CacheCorrupt(f"{where} names key {value['key'][:12]!r}, which its spec does not have.")
+        raise CacheCorrupt(f"{where} names key {value['key'][:12]!r}, which its spec does not have. {_AGAIN}")
     if not HEX_DIGEST.fullmatch(str(value["spec"].get("stimuli"))) or not _are_shards(value["shards"]):
-        raise CacheCorrupt(f"{where} has a stimulus set or shards that cannot be.")
+        raise CacheCorrupt(f"{where} has a stimulus set or shards that cannot be. {_AGAIN}")
     return value
 
 

@@ -39,8 +39,7 @@ def static_digests(array: CachedArray) -> dict[str, str]:
         if read_bytes(array.location, f"{array.base}/{name}", largest=max(len(content), 1)) != content:
             raise CacheCorrupt(
                 f"{array.location.url}/{array.base}/{name} is not what array {array.key} should hold there. "
-                "Remove the array "
-                f"with `featpipe cache rm {array.key}` and extract it again."
+                f"Remove the array with `featpipe cache rm {array.key}` and extract it again."
             )
         digests[name] = hashlib.sha256(content).hexdigest()
     return digests

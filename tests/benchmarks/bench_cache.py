@@ -115,8 +115,7 @@ def bench_write() -> None:
         rate = rows.nbytes / statistics.median(ours) / 1e6
         print(
             f"write {codec:<10} {rate:7.0f} MB/s   {to_memory:.2f} of encoding in memory, {to_files:.2f} of "
-            "encoding, hashing "
-            "and writing plain files"
+            "encoding, hashing and writing plain files"
         )
 
 

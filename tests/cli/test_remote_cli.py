@@ -151,6 +151,7 @@ def test_a_web_server_is_read_through_a_mirror_that_no_run_remembers(here, serve
     code, _, err = run(f"predict {tmp_path}/run --trust --images images --out {tmp_path}/new.npz")
     assert code == 2
     assert "can only be read" in err
+    assert "Name a cache to write to with --cache" in err
 
 
 def test_workers_of_dask_read_a_bucket(here, s3_bucket, run_json, tmp_path):

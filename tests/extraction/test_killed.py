@@ -84,3 +84,37 @@ def test_two_at_once_share_the_work_without_harm(tmp_path, tiny_backbone, tiny_s
     shared = FeatureCache(cache)
     assert shared.verify() == []
     assert all(array.complete for array in shared.arrays())
+
+
+SLOW_NET = """
+import time
+from torch import nn
+class Slow(nn.Module):
+    def forward(self, pixels):
+        time.sleep(0.5)
+        return pixels
+def build():
+    size = {"resize": 32, "crop": [32, 32], "interpolation": "bilinear", "mean": [0.5] * 3, "std": [0.5] * 3}
+    return nn.Sequential(Slow(), nn.Flatten()), size
+"""
+
+
+def test_a_scheduler_that_ends_a_run_leaves_no_claim(tmp_path, tiny_stimuli):
+    (tmp_path / "slow.py").write_text(SLOW_NET)
+    words = ["extract", "--model", f"python:{tmp_path}/slow.py:build", "--trust", "--layers", "1", "--images"]
+    words += [str(tiny_stimuli), "--cache", str(tmp_path / "cache"), "--batch-size", "8"]
+    command = [sys.executable, "-m", "featpipe", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not files_below(tmp_path / "cache/claims"):
+            time.sleep(0.02)
+        process.terminate()
+        _, said = process.communicate()
+    assert process.returncode == 143, said
+    assert (
+        said == "featpipe: interrupted; features that were committed are kept, and are not computed again.\n"
+    )
+    assert files_below(tmp_path / "cache/claims") == files_below(tmp_path / "cache/tmp") == []
+
+
+def files_below(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import shutil
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached, SpecError
+from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached, RequestError, SpecError
 from featpipe.spec import Reduction
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import ArrayFilter, FeatureCache, last_written
@@ -162,6 +163,19 @@ def test_a_reduction_that_is_none_is_refused(cache):
         cache.find(reduce="average")
     with pytest.raises(TypeError, match="modle"):
         ArrayFilter(modle="timm:*")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"newer": "7d"}, "find(newer=…) takes a timedelta, got '7d'"),
+        ({"larger": "10MB"}, "find(larger=…) takes a int, got '10MB'"),
+        ({"model": 3}, "find(model=…) takes a str, got 3"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(cache, wanted, said):
+    with pytest.raises(RequestError, match=re.escape(said)):
+        cache.find(**wanted)
 
 
 def test_arrays_travel_small_whatever_was_read_of_them(tmp_path, make_manifest, make_spec):

@@ -307,6 +307,9 @@ def test_an_index_that_lies_is_refused(published, tmp_path):
         (tmp_path / "cache" / "index.jsonl").write_text(json.dumps({**line, **change}) + "\n")
         with pytest.raises((CacheCorrupt, RequestError), match=r"index\.jsonl, line 1,"):
             web.Web(server.url).names("arrays")
+    (tmp_path / "cache" / "index.jsonl").write_text(json.dumps(line)[:-9] + "\n")
+    with pytest.raises(CacheCorrupt, match=r"line 1, is damaged.*cache push.*makes the list again"):
+        web.Web(server.url).names("arrays")
 
 
 @pytest.mark.parametrize("kind", ["memory", "s3", "http"])

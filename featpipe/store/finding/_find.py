@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached
+from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached, RequestError
 from featpipe.spec import Reduction, match_names
 from featpipe.store._array import CachedArray
 from featpipe.store._commits import COMMITS
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from featpipe.store._cache import FeatureCache
 
 Unreadable = Callable[[str, FeatpipeError], None]
+_KINDS = {
+    **dict.fromkeys(("model", "layer", "stimuli", "reduce", "weights"), str),
+    **dict.fromkeys(("newer", "older"), timedelta),
+    **dict.fromkeys(("larger", "smaller"), int),
+    "complete": bool,
+}
 _FEWEST_DIGITS = 4  # of a digest, so that a short name of a stimulus set is not taken for one
 
 
@@ -59,6 +65,10 @@ class ArrayFilter:
     smaller: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                raise RequestError(f"find({name}=…) takes a {kind.__name__}, got {given!r}.")
         if self.reduce is not None:
             Reduction.parse(self.reduce)
 

@@ -242,8 +242,7 @@ class Objects(PatientLocation):
         except _REFUSED as error:
             raise CacheWriteError(
                 f"{self.url}/{name} could not be written: {_first_line(error)}. Ask the owner of the bucket for "
-                "permission, "
-                "or choose another cache; what is committed stays valid."
+                "permission, or choose another cache; what is committed stays valid."
             ) from error
 
     def _unreachable(self, error: BaseException) -> CacheUnreachable:
@@ -255,8 +254,8 @@ class Objects(PatientLocation):
             return CacheUnreachable(f"{self.url} needs credentials, and none were found. {_CREDENTIALS}")
         return CacheUnreachable(
             f"{self.url} cannot be reached: {_first_line(error)}. Check the network and the address "
-            "(AWS_ENDPOINT_URL for "
-            "a server of your own); what is committed stays valid, and the same command goes on after it."
+            "(AWS_ENDPOINT_URL for a server of your own); what is committed stays valid, and the same command goes on "
+            "after it."
         )
 
     def _pause(self, error: BaseException, attempt: int, began: float) -> None:
