@@ -90,13 +90,16 @@ def _walk(folder: str, prefix: str, above: frozenset[str]) -> Iterator[str]:
     except OSError as error:
         raise StimulusError(f"Folder {folder!r} cannot be listed: {error.strerror}.") from error
     for entry in entries:
-        if entry.is_dir():
+        link = entry.is_symlink()  # one to itself makes the methods of an entry raise
+        is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
+        is_file = os.path.isfile(entry.path) if link else entry.is_file()
+        if is_folder:
             real = os.path.realpath(entry.path)
             if real not in above:
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", above | {real})
-        elif entry.is_file():
+        elif is_file:
             yield prefix + entry.name
-        elif entry.is_symlink():
+        elif link:
             raise StimulusError(
                 f"Link {entry.path!r} leads to {os.readlink(entry.path)!r}, which does not exist. Remove or repair it."
             )

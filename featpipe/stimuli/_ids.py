@@ -67,11 +67,10 @@ def _n_shared(folders: Sequence[Sequence[str]]) -> int:
 def natural_order(ids: Sequence[str]) -> list[int]:
     """Return the positions that sort ids naturally, folder by folder: ``image_2`` before ``image_10``."""
 
-    def key(position: int) -> tuple[Any, ...]:
+    def key(position: int) -> tuple[Any, str]:
         name = ids[position]
-        return tuple(
-            map(_natural, name.split("/"))
-        ), name  # the name itself decides between image_1 and image_01
+        parts = tuple(map(_natural, name.split("/")))
+        return parts, name  # the name itself decides between image_1 and image_01
 
     return sorted(range(len(ids)), key=key)
 
