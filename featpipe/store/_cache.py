@@ -147,6 +147,13 @@ class FeatureCache:
             self._stimuli[digest] = load_stimuli(self.location, digest)
         return self._stimuli[digest]
 
+    def checked_stimuli(self, digest: str) -> StoredStimuli:
+        """Return a stimulus set of which every byte was checked, and let `stimuli` return the same from now on."""
+        if not (self.location.remote and digest in self._stimuli):  # where it was checked when it was read
+            self._stimuli.pop(digest, None)  # so that memory holds it once
+            self._stimuli[digest] = load_stimuli(self.location, digest, thorough=True)
+        return self._stimuli[digest]
+
     def add_stimuli(self, manifest: StimulusManifest, *, shard_rows: int = SHARD_ROWS) -> StoredStimuli:
         """Add a stimulus set; one that is there already stays as it is, with its rows per shard.
 

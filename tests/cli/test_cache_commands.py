@@ -89,7 +89,8 @@ def run_json(run):
     [
         ("", "shared large part"),
         ("--model timm:*", "shared part"),
-        ("--layer layer?", "shared part"),
+        ("--layers layer?", "shared part"),
+        ("--layers nothing --layers layer?", "shared part"),
         ("--stimuli many", "large"),
         ("--older 1d", "shared"),
         ("--newer 1d", "large part"),
@@ -124,7 +125,7 @@ def test_ls_reads_two_small_files_of_each_array_that_it_leaves_out(run, arrays, 
     monkeypatch.setattr(
         Folder, "read", lambda self, name, largest: names.append(name) or read(self, name, largest)
     )
-    assert "1 arrays" in run("ls --layer block.7")[1]
+    assert "1 arrays" in run("ls --layers block.7")[1]
     assert (
         len([name for name in names if name.startswith("arrays/")]) <= 2 * 23 + 2
     )  # and the commits of the one

@@ -31,7 +31,7 @@ COMMANDS = {
     "score": "--data --subject --target --trust --json",
     "report": "--out",
     "recipes": "--json",
-    "cache ls": "--model --layer --stimuli --newer --older --larger --smaller --incomplete --cache --json",
+    "cache ls": "--model --layers --stimuli --newer --older --larger --smaller --incomplete --cache --json",
     "cache show": "--no-statistics --cache --json",
     "cache verify": (
         "--cache --sample --recompute --repair --images --weights --model --subject --split --seed --device --workers "
@@ -190,7 +190,7 @@ def test_ls_chooses_by_model_and_layer(featpipe_json):
     def count(more):
         return len(featpipe_json("cache ls --cache cache" + more)["arrays"])
 
-    assert [count(more) for more in ("", " --layer stem", " --layer s*", " --model timm:x")] == [3, 2, 2, 0]
+    assert [count(more) for more in ("", " --layers stem", " --layers s*", " --model timm:x")] == [3, 2, 2, 0]
 
 
 def test_show_takes_the_first_digits_of_a_key(featpipe, featpipe_json):

@@ -75,6 +75,7 @@ def cache(arrays):
         ({"model": "resnet50"}, ""),
         ({"layer": "layer*"}, "large part"),  # a star stays within one dotted part
         ({"layer": "layer**"}, "large part first"),
+        ({"layer": ["conv1", "layer*"]}, "large part early"),
         ({"stimuli": "tiny"}, "early first"),
         ({"stimuli": "nsd[1]"}, "large part"),  # a name, though it would be another glob
         ({"stimuli": "t*y"}, "early first"),
@@ -168,9 +169,9 @@ def test_a_reduction_that_is_none_is_refused(cache):
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"newer": "7d"}, "find(newer=…) takes a timedelta, got '7d'"),
-        ({"larger": "10MB"}, "find(larger=…) takes a int, got '10MB'"),
-        ({"model": 3}, "find(model=…) takes a str, got 3"),
+        ({"newer": "7d"}, "find(newer=…) takes timedelta, got '7d'"),
+        ({"larger": "10MB"}, "find(larger=…) takes int, got '10MB'"),
+        ({"model": 3}, "find(model=…) takes str, got 3"),
     ],
 )
 def test_what_is_of_another_kind_is_refused(cache, wanted, said):

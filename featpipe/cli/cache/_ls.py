@@ -23,7 +23,10 @@ def ls_command(
         str | None,
         typer.Option("--model", help="Only this model, with or without the tag of its weights; or a glob."),
     ] = None,
-    layer: Annotated[str | None, typer.Option("--layer", help="Only layers that match this glob.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="GLOB", help="Only layers of this name or glob; may be repeated."),
+    ] = None,
     stimuli: Annotated[
         str | None,
         typer.Option("--stimuli", help="Only this stimulus set: its name, a glob, or its first digits."),
@@ -50,7 +53,7 @@ def ls_command(
     """List the arrays of a cache; exit code 1 when some are damaged."""
     wanted = {
         "model": model,
-        "layer": layer,
+        "layer": layers or None,
         "stimuli": stimuli,
         "complete": False if incomplete else None,
         "newer": None if newer is None else parse_age("--newer", newer),

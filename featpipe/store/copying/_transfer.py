@@ -12,7 +12,6 @@ from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import CachedArray
 from featpipe.store._cache import FeatureCache
 from featpipe.store._commits import committed_shards
-from featpipe.store._stimuli import load_stimuli
 from featpipe.store.copying._copy import STOPS, ArrayCopy, Budget, Copied, Stopped
 
 NEW, GOES_ON, IS_THERE = "new", "goes on", "there"
@@ -195,7 +194,7 @@ class _Sets:
         return manifest
 
     def _bring(self, digest: str) -> tuple[StimulusManifest, int]:
-        stored = load_stimuli(self._source.location, digest, thorough=True)
+        stored = self._source.checked_stimuli(digest)
         there = self._target.add_stimuli(stored.manifest, shard_rows=stored.shard_rows)
         if there.shard_rows != stored.shard_rows:
             raise RequestError(

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 Unreadable = Callable[[str, FeatpipeError], None]
 _KINDS = {
-    **dict.fromkeys(("model", "layer", "stimuli", "reduce", "weights"), str),
-    **dict.fromkeys(("newer", "older"), timedelta),
-    **dict.fromkeys(("larger", "smaller"), int),
-    "complete": bool,
+    **dict.fromkeys(("model", "stimuli", "reduce", "weights"), (str,)),
+    **dict.fromkeys(("newer", "older"), (timedelta,)),
+    **dict.fromkeys(("larger", "smaller"), (int,)),
+    "layer": (str, list, tuple),
+    "complete": (bool,),
 }
 _FEWEST_DIGITS = 4  # of a digest, so that a short name of a stimulus set is not taken for one
 
@@ -37,8 +38,8 @@ class ArrayFilter:
     ----------
     model : str, optional
         ``ZOO:NAME``, with the tag of its weights or without, or a glob over such names.
-    layer : str, optional
-        A layer's name, or a glob as in ``featpipe extract --layers``.
+    layer : str or list of str, optional
+        A layer's name, or a glob as in ``featpipe extract --layers``; of several one has to match.
     stimuli : str, optional
         Name of the stimulus set or a glob over names, or its digest (four digits or more).
     reduce : str, optional
@@ -54,7 +55,7 @@ class ArrayFilter:
     """
 
     model: str | None = None
-    layer: str | None = None
+    layer: str | list[str] | tuple[str, ...] | None = None
     stimuli: str | None = None
     reduce: str | None = None
     weights: str | None = None
@@ -65,10 +66,11 @@ class ArrayFilter:
     smaller: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in _KINDS.items():
+        for name, kinds in _KINDS.items():
             given = getattr(self, name)
-            if given is not None and not isinstance(given, kind):
-                raise RequestError(f"find({name}=…) takes a {kind.__name__}, got {given!r}.")
+            if given is not None and not isinstance(given, kinds):
+                takes = " or ".join(kind.__name__ for kind in kinds)
+                raise RequestError(f"find({name}=…) takes {takes}, got {given!r}.")
         if self.reduce is not None:
             Reduction.parse(self.reduce)
 
@@ -86,9 +88,10 @@ class ArrayFilter:
 
     def _takes_spec(self, array: CachedArray) -> bool:
         spec = array.spec
-        return (self.layer is None or bool(match_names(self.layer, [spec.layer_label]))) and (
-            self.reduce is None or spec.reduction == Reduction.parse(self.reduce)
-        )
+        patterns = [self.layer] if isinstance(self.layer, str) else self.layer
+        return (
+            patterns is None or any(match_names(pattern, [spec.layer_label]) for pattern in patterns)
+        ) and (self.reduce is None or spec.reduction == Reduction.parse(self.reduce))
 
     def _takes_age(self, array: CachedArray, now: datetime) -> bool:
         if self.newer is None and self.older is None:
