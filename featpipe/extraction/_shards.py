@@ -16,6 +16,8 @@ from featpipe.extraction._plan import Pool, ShardJob
 from featpipe.stimuli import StimulusManifest
 from featpipe.store import ArrayWriter, FeatureCache
 
+_AT_ONCE = 2  # arrays that are written at a time: one is encoded while the other is forced to disk
+
 
 class ShardBuffer:
     """The rows of one shard of every target, filled batch by batch.
@@ -103,17 +105,18 @@ class ShardWriter:
             waiting.result()
 
     def _write(self, buffer: ShardBuffer, provenance: Mapping[Target, Mapping[str, Any]]) -> None:
-        refused: list[NonFinite] = []
-        for target in buffer.job.targets:
+        def write(target: Target) -> NonFinite | None:
             rows = buffer.rows.pop(target)
             if self._means.non_finite == "refuse" and (bad := look(target, rows, self._ids(buffer.job))):
-                refused.append(bad)
-                continue  # sound layers of the shard are kept
+                return bad
             reused = buffer.sources.get(target)
             self._writer(target, rows).publish(buffer.job.shard, rows, provenance[target], reused=reused)
-        self._committed(buffer.job)
+            return None
 
-        if refused:
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="write") as pool:
+            refused = [bad for bad in pool.map(write, buffer.job.targets) if bad is not None]
+        self._committed(buffer.job)
+        if refused:  # sound layers of the shard are kept
             raise refusal(refused, buffer.job)
 
     def _ids(self, job: ShardJob) -> tuple[str, ...]:

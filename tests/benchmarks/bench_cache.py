@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from featpipe.store import FeatureCache
 from featpipe.store._shard import encode_shard
 
 PAIRS = 7
-N_STIMULI, SHAPE, DIMS = 1024, (96, 14, 14), ("channel", "height", "width")
+WRITERS = 2  # as extraction writes layers
+N_STIMULI, SHAPE, DIMS = 4096, (96, 14, 14), ("channel", "height", "width")
 SIZES = (1_000, 10_000, 50_000)
 MODEL = [
     "--model",
@@ -62,12 +64,12 @@ def written(root: Path, rows: np.ndarray, codec: str) -> float:
     spec = FeatureSpec("imported:bench", "0" * 64, codec, None)
     writer = cache.writer(spec, manifest.digest, row_shape=SHAPE, dims=DIMS, codec=codec)
 
-    def publish() -> None:
-        for shard in writer.array.missing:
-            part = writer.array.layout.rows_of(shard)
-            writer.publish(shard, rows[part.start : part.stop], {})
+    def publish(shard: int) -> None:
+        part = writer.array.layout.rows_of(shard)
+        writer.publish(shard, rows[part.start : part.stop], {})
 
-    return seconds(publish)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        return seconds(lambda: list(pool.map(publish, writer.array.missing)))
 
 
 def encoded(rows: np.ndarray, codec: str, folder: Path | None = None) -> float:
