@@ -28,7 +28,7 @@ def _opened(look):
 def _ls(root):
     for as_json in (False, True):
         try:
-            ls_command(str(root), model=None, layer=None, as_json=as_json)
+            ls_command(str(root), model=None, layers=None, as_json=as_json)
         except typer.Exit as end:  # arrays that were left out, and named
             if as_json or end.exit_code != 1:
                 raise FeatpipeError("there are damaged arrays") from end
