@@ -18,6 +18,7 @@ import rfc8785
 
 from featpipe.errors import SpecError
 
+HEX_DIGEST = re.compile(r"[0-9a-f]{64}")  # a SHA-256, as it is written
 FORMAT = 1
 ZOOS = ("timm", "open_clip", "torchvision", "local", "python", "imported")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
@@ -272,7 +273,7 @@ class FeatureSpec:
                 f"Features are stored as {' or '.join(STORE_DTYPES)}, not {self.store_dtype!r}; "
                 "zarr has no bfloat16."
             )
-        if not re.fullmatch(r"[0-9a-f]{64}", self.weights):
+        if not HEX_DIGEST.fullmatch(self.weights):
             raise SpecError(f"A weights digest is 64 hexadecimal digits, got {self.weights!r}.")
         if list(self.model_args) != sorted(self.model_args, key=lambda item: item[0]):
             object.__setattr__(self, "model_args", tuple(sorted(self.model_args, key=lambda item: item[0])))

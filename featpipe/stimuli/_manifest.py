@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from featpipe.errors import StimulusError
-from featpipe.spec import digest_of
+from featpipe.spec import HEX_DIGEST, digest_of
 from featpipe.stimuli._ids import require_unique
 
 _FIELDS = {"name", "source", "images"}
@@ -114,5 +114,5 @@ def _is_unicode(text: str) -> bool:
 def _require_digests(digests: Sequence[str]) -> None:
     wanted = set(map(type, digests)) <= {str} and set(map(len, digests)) <= {64}
     if not wanted or not re.fullmatch("[0-9a-f]*", "".join(digests)):
-        bad = next(d for d in digests if type(d) is not str or not re.fullmatch("[0-9a-f]{64}", d))
+        bad = next(d for d in digests if type(d) is not str or not HEX_DIGEST.fullmatch(d))
         raise StimulusError(f"An image digest is 64 lower-case hex digits (SHA-256), got {bad!r}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import FeaturesNotCached, RequestError
-from featpipe.spec import FeatureSpec
+from featpipe.spec import HEX_DIGEST, FeatureSpec
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import ARRAYS, CachedArray, array_folder
 from featpipe.store._codec import choose_codec
@@ -29,7 +28,6 @@ from featpipe.store.finding._open import open_array
 from featpipe.store.location import Folder, Location, Root, locate, mirrored
 
 SHARD_ROWS = 256
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class FeatureCache:
@@ -82,7 +80,7 @@ class FeatureCache:
 
     def array(self, key: str) -> CachedArray:
         """Open an array; raises `FeaturesNotCached`, or `CacheCorrupt` when it is not what its key says."""
-        if not _DIGEST.fullmatch(key):
+        if not HEX_DIGEST.fullmatch(key):
             raise FeaturesNotCached(f"A key has 64 hexadecimal digits, got {key!r}.")
         return CachedArray.open(self.location, key, self._manifest)
 
@@ -142,7 +140,7 @@ class FeatureCache:
     def stimuli(self, digest: str) -> StoredStimuli:
         """Return a stimulus set; raises `FeaturesNotCached` or `CacheCorrupt`."""
         if digest not in self._stimuli:
-            if not _DIGEST.fullmatch(digest):
+            if not HEX_DIGEST.fullmatch(digest):
                 raise FeaturesNotCached(f"A stimulus set is known by 64 hexadecimal digits, got {digest!r}.")
             self._stimuli[digest] = load_stimuli(self.location, digest)
         return self._stimuli[digest]
@@ -289,4 +287,4 @@ class FeatureCache:
 
 
 def _digests_in(location: Location, folder: str) -> list[str]:
-    return sorted(name for name in location.names(folder) if _DIGEST.fullmatch(name))
+    return sorted(name for name in location.names(folder) if HEX_DIGEST.fullmatch(name))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from featpipe.errors import CacheCorrupt, RequestError
-from featpipe.spec import FORMAT
+from featpipe.spec import FORMAT, HEX_DIGEST
 from featpipe.store._documents import (
     LARGEST,
     check_checksum,
@@ -21,7 +21,6 @@ from featpipe.store._documents import (
 from featpipe.store.location import Location
 
 COMMITS = "commits"
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"(0|[1-9][0-9]{0,9})\.json")
 _FIELDS = {
     "format": int,
@@ -118,7 +117,7 @@ def _has_kinds(record: Mapping[str, Any]) -> bool:
         return False
     known = record["provenance"].keys() & _PROVENANCE.keys()
     kinds = all(type(record["provenance"][name]) in (_PROVENANCE[name], type(None)) for name in known)
-    return kinds and record["size"] > 0 and _DIGEST.fullmatch(record["sha256"]) is not None
+    return kinds and record["size"] > 0 and HEX_DIGEST.fullmatch(record["sha256"]) is not None
 
 
 def non_finite_in(location: Location, folder: str, shard: int) -> int:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from featpipe.errors import CacheCorrupt
-from featpipe.spec import FORMAT, canonical_json
+from featpipe.spec import FORMAT, HEX_DIGEST, canonical_json
 from featpipe.store._documents import LARGEST, parse_json, require_format
 from featpipe.store._layout import MOST_SHARDS
 
 INDEX = "index.jsonl"
 LARGEST_INDEX = 1 << 26  # bytes
-HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS = {"format": int, "key": str, "spec": dict, "sealed": bool, "shards": list}
 
 _AGAIN = "Every `featpipe cache push` to that cache makes the list again; whoever published it has to."

@@ -1,7 +1,7 @@
 """Writing, the memory of an extraction, and a run with nothing to do.
 
 ``python tests/benchmarks/bench_cache.py [write] [memory] [nothing]``. Writing is compared with what the codec does in
-memory with as many threads, and with plain files hashed and forced to disk in the same way; ratios are medians
+memory on two threads, and with plain files hashed and forced to disk in the same way; ratios are medians
 over interleaved pairs, our rate over theirs. Memory is the peak of a whole process; a run with nothing to do is timed
 as a whole process, imports included.
 """

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from featpipe.errors import CacheCorrupt, CacheWriteError, RequestError, StimulusError
-from featpipe.spec import FORMAT
+from featpipe.spec import FORMAT, HEX_DIGEST
 from featpipe.stimuli import StimulusManifest
 from featpipe.store._array import ARRAYS, CachedArray, array_folder
 from featpipe.store._documents import LARGEST_STIMULI, with_checksum
@@ -21,7 +21,7 @@ from featpipe.store.checking._evidence import evidence_of, sound_commits, spec_o
 from featpipe.store.checking._plain_files import DAMAGE, read_plain
 from featpipe.store.checking._set_check import check_set
 from featpipe.store.checking._strangers import AND_MORE, FOLDERS
-from featpipe.store.checking._verify import DIGEST, Problem
+from featpipe.store.checking._verify import Problem
 from featpipe.store.location import Folder, Location
 
 
@@ -63,14 +63,14 @@ def mend_files(
 def _mend(location: Location, problem: Problem, known: Sequence[StimulusManifest], mended: Mended) -> None:
     place, key, *rest = problem.file.split("/", 2)
     name = rest[0] if rest else ""
-    if place == STIMULI and DIGEST.fullmatch(key) and name == FILE:
+    if place == STIMULI and HEX_DIGEST.fullmatch(key) and name == FILE:
         content = _set_content(location, key, known)
-    elif place == ARRAYS and DIGEST.fullmatch(key) and name in STATIC_NAMES:
+    elif place == ARRAYS and HEX_DIGEST.fullmatch(key) and name in STATIC_NAMES:
         array = recovered_array(location, key, known)
         content = static_files(array.spec, array.layout, array.manifest)[name]
     elif name in FOLDERS and _is_folder(location, problem.file):
         raise CacheCorrupt(f"{problem.what}. Ask its owner for permission to read it")
-    elif name or not DIGEST.fullmatch(key):
+    elif name or not HEX_DIGEST.fullmatch(key):
         location.set_aside(problem.file, problem.file.replace("/", "-")[-200:])
         mended.moved.append(problem.file)
         return
@@ -168,7 +168,7 @@ def _shown(location: Location, name: str) -> dict[str, str]:
 
 def _arrays_of(location: Location, digest: str) -> Iterator[tuple[str, ArrayLayout]]:
     """Yield folder and layout of the arrays of a stimulus set whose spec and layout can be read."""
-    for base in map(array_folder, sorted(filter(DIGEST.fullmatch, location.names(ARRAYS)))):
+    for base in map(array_folder, sorted(filter(HEX_DIGEST.fullmatch, location.names(ARRAYS)))):
         ours = spec_of(location, base)[1] == digest
         if ours and (layout := evidence_of(location, base).layout) is not None:
             yield base, layout

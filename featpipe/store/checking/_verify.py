@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from featpipe.errors import CacheReadError, FeaturesNotCached
+from featpipe.spec import HEX_DIGEST
 from featpipe.store._array import ARRAYS, array_folder
 from featpipe.store._commits import COMMITS, commit_name
 from featpipe.store._layout import ArrayLayout
@@ -40,7 +40,6 @@ from featpipe.store.checking._strangers import Found, look_around, shard_of
 from featpipe.store.location import Folder, Location
 
 Progress = Callable[[int, int], None]
-DIGEST = re.compile(r"[0-9a-f]{64}")
 _LARGEST_STATIC = 1 << 32
 NOT_REPEATED = "it does not repeat the commit records"
 _AHEAD = 16  # what is handed to the threads at a time
@@ -152,7 +151,7 @@ def verify_cache(
 
 
 def _listed(location: Location, folder: str) -> list[str]:
-    return sorted(name for name in location.names(folder) if DIGEST.fullmatch(name))
+    return sorted(name for name in location.names(folder) if HEX_DIGEST.fullmatch(name))
 
 
 def _strays(location: Location, place: str) -> list[Problem]:
@@ -165,8 +164,8 @@ def _strays(location: Location, place: str) -> list[Problem]:
         except DAMAGE as error:
             return [Problem(place, None, None, place, f"it cannot be listed: {reason(error)}")]
     else:
-        entries = [(name, FOLDER if DIGEST.fullmatch(name) else FILE) for name in location.names(place)]
-    wrong = [(name, kind) for name, kind in entries if kind != FOLDER or not DIGEST.fullmatch(name)]
+        entries = [(name, FOLDER if HEX_DIGEST.fullmatch(name) else FILE) for name in location.names(place)]
+    wrong = [(name, kind) for name, kind in entries if kind != FOLDER or not HEX_DIGEST.fullmatch(name)]
     what = "it is {}, where the format has folders that are named by a digest"
     return [Problem(name, None, None, f"{place}/{name}", what.format(kind)) for name, kind in wrong]
 

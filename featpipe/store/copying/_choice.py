@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from featpipe.errors import AmbiguousFeatures, CacheCorrupt, FeaturesNotCached
 from featpipe.spec import FeatureSpec, match_names
 from featpipe.store._array import array_folder, parse_spec, read_spec
 from featpipe.store._cache import FeatureCache
 from featpipe.store._index import INDEX
+from featpipe.store._names import begins, is_name
 from featpipe.store._static import SPEC
 from featpipe.store.copying._published import read_index
 
 _SHOWN = 5  # names in a message
-_FEWEST_DIGITS = 4  # of a digest, so that a short name of a stimulus set is not taken for one
 _Specs = dict[str, tuple[FeatureSpec, str]]  # key → spec, digest of the stimulus set
 
 
@@ -105,7 +104,7 @@ def _specs(cache: FeatureCache, keys: Sequence[str]) -> tuple[_Specs, dict[str, 
 
 
 def _of_model(cache: FeatureCache, specs: _Specs, model: str) -> _Specs:
-    kept = {key: pair for key, pair in specs.items() if _is_name(pair[0].model, model)}
+    kept = {key: pair for key, pair in specs.items() if is_name(pair[0].model, model)}
     if not kept:
         raise _nothing(cache, f"model {model!r}", "models", (spec.model for spec, _ in specs.values()))
     return kept
@@ -125,16 +124,11 @@ def _of_layers(cache: FeatureCache, specs: _Specs, patterns: Sequence[str]) -> _
 def _of_stimuli(cache: FeatureCache, specs: _Specs, wanted: str) -> _Specs:
     digests = {digest for _, digest in specs.values()}
     names = {digest: cache.stimuli(digest).manifest.name for digest in digests}
-    begins = len(wanted) >= _FEWEST_DIGITS
-    found = {d for d, name in names.items() if _is_name(name, wanted) or (begins and d.startswith(wanted))}
+    found = {d for d, name in names.items() if is_name(name, wanted) or begins(d, wanted)}
     if not found:
         shown = (f"{name} ({digest[:8]})" for digest, name in names.items())
         raise _nothing(cache, f"stimulus set {wanted!r}", "stimulus sets", shown)
     return {key: pair for key, pair in specs.items() if pair[1] in found}
-
-
-def _is_name(name: str, wanted: str) -> bool:
-    return name == wanted or fnmatchcase(name, wanted)
 
 
 def _nothing(cache: FeatureCache, wanted: str, what: str, names: Iterable[str]) -> FeaturesNotCached:

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from featpipe.errors import CacheCorrupt, CacheWriteError, RequestError
+from featpipe.spec import HEX_DIGEST
 from featpipe.store._array import ARRAYS, array_folder, read_spec
 from featpipe.store._commits import committed_shards
-from featpipe.store._index import HEX_DIGEST, INDEX, LARGEST_INDEX, CacheIndex, index_line
+from featpipe.store._index import INDEX, LARGEST_INDEX, CacheIndex, index_line
 from featpipe.store._layout import MOST_SHARDS
 from featpipe.store._seal import SEAL
 from featpipe.store._static import SPEC

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from featpipe.errors import AmbiguousFeatures, FeatpipeError, FeaturesNotCached,
 from featpipe.spec import Reduction, match_names
 from featpipe.store._array import CachedArray
 from featpipe.store._commits import COMMITS
+from featpipe.store._names import begins, is_name
 
 if TYPE_CHECKING:
     from featpipe.store._cache import FeatureCache
@@ -27,7 +27,6 @@ _KINDS = {
     "layer": (str, list, tuple),
     "complete": (bool,),
 }
-_FEWEST_DIGITS = 4  # of a digest, so that a short name of a stimulus set is not taken for one
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ def _recorded(array: CachedArray, shard: int) -> datetime | None:
 
 
 def _is_model(array: CachedArray, wanted: str) -> bool:
-    if _is_name(array.spec.model, wanted):
+    if is_name(array.spec.model, wanted):
         return True
     if not re.search(r"[*?[]", wanted) and not wanted.startswith((array.spec.model, "local:", "python:")):
         return False  # without a look at its first commit record
@@ -193,25 +192,17 @@ def _is_model(array: CachedArray, wanted: str) -> bool:
     names = [
         f"{array.spec.model}{mark}{provenance.get('weights_label')}" for mark in (".", "/")
     ]  # as zoos tag them
-    return any(_is_name(name, wanted) for name in (*names, str(provenance.get("model_asked", ""))))
+    return any(is_name(name, wanted) for name in (*names, str(provenance.get("model_asked", ""))))
 
 
 def _has_weights(array: CachedArray, wanted: str) -> bool:
     provenance = array.provenance
     labels = (provenance.get("weights_label"), provenance.get("weights_asked"))
-    return wanted in labels or _begins(array.spec.weights, wanted)
+    return wanted in labels or begins(array.spec.weights, wanted)
 
 
 def _is_set(array: CachedArray, wanted: str) -> bool:
-    return _begins(array.stimuli_digest, wanted) or _is_name(array.manifest.name, wanted)
-
-
-def _is_name(name: str, wanted: str) -> bool:
-    return name == wanted or fnmatchcase(name, wanted)
-
-
-def _begins(digest: str, wanted: str) -> bool:
-    return bool(re.fullmatch(rf"[0-9a-f]{{{_FEWEST_DIGITS},64}}", wanted)) and digest.startswith(wanted)
+    return begins(array.stimuli_digest, wanted) or is_name(array.manifest.name, wanted)
 
 
 def _order(array: CachedArray) -> tuple[Any, ...]:

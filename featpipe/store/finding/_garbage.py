@@ -7,7 +7,6 @@ machines do not matter. Links are never followed, and nothing outside the cache'
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featpipe.errors import CacheCorrupt, CacheWriteError, FeaturesNotCached, RequestError
+from featpipe.spec import HEX_DIGEST
 from featpipe.store._commits import COMMITS
 from featpipe.store._documents import read_json
 from featpipe.store._static import SPEC
@@ -26,7 +26,6 @@ from featpipe.store.location._publish import publish_folder, staging, writing
 
 _HOUR, _DAY = 3600.0, 86_400.0
 _GRACE = 60.0  # seconds; a writer that moved a shard aside may still put it back
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +204,7 @@ def _described(path: Path, kind: str, now: float) -> Garbage:
 
 def _unused_stimuli(root: Path, now: float) -> list[Garbage]:
     used = _used_stimuli(root)
-    sets = [folder for folder in _folders(root / "stimuli") if _DIGEST.fullmatch(folder.name)]
+    sets = [folder for folder in _folders(root / "stimuli") if HEX_DIGEST.fullmatch(folder.name)]
     unused = [_described(folder, "stimuli", now) for folder in sets if folder.name not in used]
     return [some for some in unused if some.age >= _HOUR]
 
@@ -217,7 +216,7 @@ def _used_stimuli(root: Path) -> set[str]:
 
 def _stimuli_of(root: Path, key: str) -> str:
     digest = read_json(Folder(root), f"arrays/{key}/{SPEC}").get("stimuli")
-    if not _DIGEST.fullmatch(str(digest)):
+    if not HEX_DIGEST.fullmatch(str(digest)):
         raise CacheCorrupt(
             f"The spec of array {key} does not say which stimulus set it is for. Run `featpipe cache verify`."
         )
@@ -240,4 +239,4 @@ def _array_folders(root: Path) -> list[Path]:
     """List the folders of arrays, also behind links: their stimulus sets are in use."""
     arrays = root / "arrays"
     names = sorted(os.listdir(arrays)) if arrays.is_dir() else []
-    return [arrays / name for name in names if _DIGEST.fullmatch(name) and (arrays / name).is_dir()]
+    return [arrays / name for name in names if HEX_DIGEST.fullmatch(name) and (arrays / name).is_dir()]

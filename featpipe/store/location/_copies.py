@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
 import secrets
 import threading
 import time
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from featpipe.errors import CacheCorrupt
 from featpipe.remembered import file_digest
+from featpipe.spec import HEX_DIGEST
 from featpipe.store.location._folder import OpenFile
 from featpipe.store.location._location import StoredFile
 
 _LEFT = 3600.0  # seconds after which a file that is still being written was left by a process that was killed
 _SCANS = 16  # a process takes this share of the limit between two looks at what is there
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Copies:
@@ -104,7 +103,7 @@ class Copies:
         return False
 
     def _path(self, sha256: str) -> Path:
-        if not _DIGEST.fullmatch(sha256):
+        if not HEX_DIGEST.fullmatch(sha256):
             raise CacheCorrupt(f"A commit record names {sha256[:80]!r}, which is no SHA-256.")
         return self.folder / "shards" / sha256[:2] / sha256
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from featpipe.errors import CacheCorrupt, CacheUnreachable
+from featpipe.spec import HEX_DIGEST
 from featpipe.store.location._copies import Copies
 from featpipe.store.location._locate import MirroredURL, locate
 from featpipe.store.location._location import Buffers, Location, StoredFile, T
@@ -31,7 +32,6 @@ _NEVER_CHANGE = re.compile(
     r"|stimuli/[0-9a-f]{64}/stimuli\.json"
 )
 _LISTED = re.compile(r"arrays|stimuli")
-_NAME = re.compile(r"[0-9a-f]{64}")
 _AWAY = 60.0  # seconds before a cache that could not be reached is tried again for what the mirror has
 
 
@@ -83,7 +83,7 @@ class Mirrored(Location):
         if time.monotonic() < self._away_until and last.exists():
             return _listed(last)
         try:
-            names = [name for name in self._there.names(folder) if _NAME.fullmatch(name)]
+            names = [name for name in self._there.names(folder) if HEX_DIGEST.fullmatch(name)]
         except CacheUnreachable as error:
             if not last.exists():
                 raise
@@ -226,7 +226,7 @@ def _listed(path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     return (
-        [name for name in found if isinstance(name, str) and _NAME.fullmatch(name)]
+        [name for name in found if isinstance(name, str) and HEX_DIGEST.fullmatch(name)]
         if isinstance(found, list)
         else []
     )
